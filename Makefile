@@ -32,6 +32,7 @@ LIBS_worker    := worker kernels api
 LIBS_daemon    := daemon placement api
 LIBS_cli       := cli daemon placement api
 
+EXT_api        := -ljansson
 EXT_placement  := -ljansson
 EXT_kernels    :=
 EXT_worker     := -ljansson $(MPI_LIBS)
