@@ -1,9 +1,10 @@
-/* Reads safetensors files: an 8-byte little-endian header length, a JSON header, then the tensors' bytes.
+/* Reads safetensors files: an 8-byte little-endian header length, a JSON header, the tensors.
  *
- * Everything that a file can claim is checked when it is opened: header length, names, dtypes, shapes, and that each
- * tensor's bytes lie inside the file and in no other tensor's (holes are allowed). After that every tensor's `data`
- * may be read for `bytes` bytes. Values are little-endian and need not be aligned: copy them, or check first.
- * An open file is immutable and may be read by any thread. */
+ * Everything that a file can claim is checked when it is opened: header length, names, dtypes,
+ * shapes, and that each tensor's bytes lie inside the file and in no other tensor's (holes are
+ * allowed). After that every tensor's `data` may be read for `bytes` bytes. Values are
+ * little-endian and need not be aligned: copy them, or check first. An open file is immutable and
+ * may be read by any thread. */
 #ifndef MT_API_SAFETENSORS_H
 #define MT_API_SAFETENSORS_H
 
@@ -49,10 +50,12 @@ struct safetensors_tensor {
 
 struct safetensors;
 
-/* From bytes, which must outlive *ret and are not freed with it. `name` is for messages (copied). */
-int safetensors_parse(const void *bytes, size_t len, const char *name, struct safetensors **ret, struct mt_err *reterr);
-/* Maps a file read-only. Its size is taken once: reading a page that a later truncation removed raises SIGBUS, as for
- * every mapped file, so model files must be replaced (renamed over), never rewritten in place. */
+/* From bytes, which must outlive *ret and are not freed with it. `name` is for messages; copied. */
+int safetensors_parse(const void *bytes, size_t len, const char *name, struct safetensors **ret,
+                      struct mt_err *reterr);
+/* Maps a file read-only. Its size is taken once: reading a page that a later truncation removed
+ * raises SIGBUS, as for every mapped file, so model files must be replaced (renamed over), never
+ * rewritten in place. */
 int safetensors_open(const char *path, struct safetensors **ret, struct mt_err *reterr);
 void safetensors_close(struct safetensors *f); /* NULL allowed; tensors are gone with it */
 
@@ -60,12 +63,15 @@ const char *safetensors_name(const struct safetensors *f); /* as opened */
 /* Tensors in the order of their bytes. Borrowed from f. */
 size_t safetensors_count(const struct safetensors *f);
 const struct safetensors_tensor *safetensors_at(const struct safetensors *f, size_t i);
-const struct safetensors_tensor *safetensors_find(const struct safetensors *f, const char *name); /* NULL: none */
+/* NULL: there is none of that name. */
+const struct safetensors_tensor *safetensors_find(const struct safetensors *f, const char *name);
 
-/* Finds a tensor and refuses it unless its dtype is in `dtypes` and its shape is shape[dims]; the error names the file,
- * the tensor, what was expected and what was found. MT_ENOTFOUND if there is none. */
-int safetensors_get(const struct safetensors *f, const char *name, unsigned dtypes, uint32_t dims, const uint64_t *shape,
-                    const struct safetensors_tensor **ret, struct mt_err *reterr);
+/* Finds a tensor and refuses it unless its dtype is in `dtypes` and its shape is shape[dims]; the
+ * error names the file, the tensor, what was expected and what was found. MT_ENOTFOUND if there is
+ * no such tensor. */
+int safetensors_get(const struct safetensors *f, const char *name, unsigned dtypes, uint32_t dims,
+                    const uint64_t *shape, const struct safetensors_tensor **ret,
+                    struct mt_err *reterr);
 
 const char *safetensors_dtype_name(enum safetensors_dtype t); /* "BF16" */
 size_t safetensors_dtype_size(enum safetensors_dtype t);      /* bytes of one value */
