@@ -97,8 +97,14 @@ $(B)/obj/%.o: %.c
 UNIT_SRC := $(wildcard tests/unit/*/test_*.c)
 UNIT_BIN := $(patsubst tests/unit/%.c,$(B)/unit/%,$(UNIT_SRC))
 
+# Tests of whatever drives workers start this one, which needs neither MPI nor weights (its environment: see its top).
+FAKE_WORKER := $(B)/fake/fake_worker
+$(FAKE_WORKER): $(B)/obj/tests/fake/fake_worker.o $(B)/libapi.a
+	$(call say,LD,$@)
+	$(Q)mkdir -p $(@D) && $(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(EXT_api) $(LDLIBS)
+
 define UNIT_RULE
-$(B)/unit/$(1)/%: $(B)/obj/tests/unit/$(1)/%.o $(call objs,$(filter-out tests/unit/$(1)/test_%.c,$(wildcard tests/unit/$(1)/*.c))) $(call libs_of,$(1)) $(if $(filter api,$(1)),$(B)/libapi.a)
+$(B)/unit/$(1)/%: $(B)/obj/tests/unit/$(1)/%.o $(call objs,$(filter-out tests/unit/$(1)/test_%.c,$(wildcard tests/unit/$(1)/*.c))) $(call libs_of,$(1)) $(if $(filter api,$(1)),$(B)/libapi.a) $(if $(filter daemon cli,$(1)),| $(FAKE_WORKER))
 	$$(call say,LD,$$@)
 	$(Q)mkdir -p $$(@D) && $(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $$@ $$^ -lcmocka $(EXT_$(1)) $(LDLIBS)
 endef
