@@ -264,8 +264,8 @@ int wire_get_step(const uint8_t *body, size_t len, struct wire_step *ret, struct
 
     if (!r.bad && !ranks)
         r.bad = "ranks";
-    rc = wire_step_begin(ret, step, epoch, ranks);
-    if (!rc) {
+    rc = r.bad ? 0 : wire_step_begin(ret, step, epoch, ranks);
+    if (!rc && !r.bad) {
         wire_take(&r, ret->rank_tokens, ranks * sizeof *ret->rank_tokens, "rank_tokens");
         for (uint32_t i = 0; i < ranks && !r.bad; i++)
             if (ret->rank_tokens[i] > WIRE_MAX_STEP_TOKENS)
@@ -421,9 +421,12 @@ int wire_get_result(const uint8_t *body, size_t len, struct wire_result *ret, st
     struct wire_reader r = {body, len, NULL};
     uint64_t step = wire_u64(&r, "step");
     uint32_t ranks = wire_u32(&r, WIRE_MAX_RANKS, "ranks");
-    int rc = wire_result_begin(ret, step, ranks);
+    int rc;
 
-    if (!rc) {
+    if (!r.bad && !ranks)
+        r.bad = "ranks";
+    rc = r.bad ? 0 : wire_result_begin(ret, step, ranks);
+    if (!rc && !r.bad) {
         wire_take(&r, ret->times, ranks * sizeof *ret->times, "times");
         if (!r.bad)
             rc = get_result_arrays(&r, ret);
