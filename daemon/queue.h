@@ -1,0 +1,40 @@
+/* The waiting line in front of the batcher: bounded by requests and by prompt tokens (I5), first in
+ * first out.
+ *
+ * Pure: no clock (the time is passed in), no lock (the owner's), no allocation (items are embedded
+ * in what waits). Push, pop and removal take constant time. Other orders (priorities, fair shares)
+ * go behind queue_head. */
+#ifndef MT_DAEMON_QUEUE_H
+#define MT_DAEMON_QUEUE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/queue.h>
+
+#include "api/status.h"
+
+struct queue_item {
+    TAILQ_ENTRY(queue_item) link;
+    void *owner; /* what waits; set by its owner */
+    uint32_t tokens;
+    uint64_t queued_us;
+    bool queued;
+};
+
+struct queue {
+    TAILQ_HEAD(queue_items, queue_item) items;
+    uint32_t n_items, max_items;
+    int64_t n_tokens, max_tokens;
+};
+
+void queue_init(struct queue *q, uint32_t max_items, int64_t max_tokens);
+/* MT_ELIMIT names the limit and the load. An empty queue takes any item, so that nothing is refused
+ * for ever. */
+int queue_push(struct queue *q, struct queue_item *item, uint32_t tokens, uint64_t now_us,
+               struct mt_err *reterr);
+struct queue_item *queue_head(const struct queue *q); /* the next to leave; NULL: empty */
+struct queue_item *queue_pop(struct queue *q);        /* NULL: empty */
+void queue_remove(struct queue *q,
+                  struct queue_item *item); /* one that is not queued is left alone */
+
+#endif

@@ -1,0 +1,86 @@
+/* The queue against a plain array that does the same in the slow and obvious way. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "daemon/queue.h"
+
+#define ITEMS 40
+
+static void test_against_model(void **state)
+{
+    struct queue_item items[ITEMS], *model[ITEMS], *got;
+    uint32_t n = 0, i, k, round;
+    int64_t tokens = 0;
+    struct queue q;
+    struct mt_err err;
+    bool full;
+
+    (void)state;
+    srand(7);
+    memset(items, 0, sizeof(items));
+    queue_init(&q, 12, 100);
+    for (round = 0; round < 100000; round++) {
+        i = (uint32_t)rand() % ITEMS;
+        if (rand() % 2 && !items[i].queued) {
+            k = (uint32_t)rand() % (rand() % 50 ? 30 : 300);
+            full = n && (n == 12 || tokens + k > 100);
+            assert_int_equal(queue_push(&q, &items[i], k, round, &err), full ? MT_ELIMIT : 0);
+            if (!full) {
+                assert_int_equal(items[i].queued_us, round);
+                model[n++] = &items[i];
+                tokens += k;
+            }
+        } else if (rand() % 2) {
+            got = queue_pop(&q);
+            assert_ptr_equal(got, n ? model[0] : NULL);
+            if (got) {
+                tokens -= got->tokens;
+                memmove(model, model + 1, --n * sizeof(*model));
+            }
+        } else {
+            for (k = 0; k < n && model[k] != &items[i]; k++)
+                ;
+            assert_int_equal(items[i].queued, k < n);
+            if (k < n) {
+                tokens -= items[i].tokens;
+                memmove(model + k, model + k + 1, (--n - k) * sizeof(*model));
+            }
+            queue_remove(&q, &items[i]);
+        }
+        assert_int_equal(q.n_items, n);
+        assert_int_equal(q.n_tokens, tokens);
+        assert_ptr_equal(queue_head(&q), n ? model[0] : NULL);
+    }
+}
+
+static void test_limits_are_named(void **state)
+{
+    struct queue_item items[3];
+    struct mt_err err;
+    struct queue q;
+
+    (void)state;
+    memset(items, 0, sizeof(items));
+    queue_init(&q, 2, 50);
+    assert_int_equal(queue_push(&q, &items[0], 40, 0, &err), 0);
+    assert_int_equal(queue_push(&q, &items[1], 11, 0, &err), MT_ELIMIT);
+    assert_non_null(strstr(err.text, "limit of 50"));
+    assert_int_equal(queue_push(&q, &items[1], 10, 0, &err), 0);
+    assert_int_equal(queue_push(&q, &items[2], 0, 0, &err), MT_ELIMIT);
+    assert_non_null(strstr(err.text, "limit is 2"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_against_model),
+        cmocka_unit_test(test_limits_are_named),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
