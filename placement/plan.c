@@ -1,0 +1,83 @@
+#include "placement/plan.h"
+
+#include <stdlib.h>
+
+/* Shape within the caps; `name` is for messages. */
+static int check_shape(const char *name, int64_t layers, int64_t experts, int64_t ranks,
+                       struct mt_err *reterr)
+{
+    const struct {
+        const char *field;
+        int64_t value, max;
+    } rows[] = {
+        {"layers", layers, PLAN_MAX_LAYERS},
+        {"experts", experts, PLAN_MAX_EXPERTS},
+        {"ranks", ranks, PLAN_MAX_RANKS},
+    };
+
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        if (rows[i].value < 1 || rows[i].value > rows[i].max)
+            return mt_error(reterr, MT_EINVAL, "%s: %s: expected 1 to %lld, found %lld", name,
+                            rows[i].field, (long long)rows[i].max, (long long)rows[i].value);
+    return 0;
+}
+
+int plan_contiguous(uint32_t layers, uint32_t experts, uint32_t ranks, struct plan *ret,
+                    struct mt_err *reterr)
+{
+    size_t pairs = (size_t)layers * experts;
+    int rc = check_shape("placement", layers, experts, ranks, reterr);
+    struct plan p = {.layers = layers, .experts = experts, .ranks = ranks};
+
+    if (rc)
+        return rc;
+    p.start = calloc(pairs + 1, sizeof *p.start);
+    p.rank = calloc(pairs, sizeof *p.rank);
+    if (!p.start || !p.rank) {
+        plan_done(&p);
+        return mt_error(reterr, MT_ENOMEM, "placement: no memory for %u layers of %u experts",
+                        layers, experts);
+    }
+    for (size_t i = 0; i < pairs; i++) {
+        p.start[i + 1] = (uint32_t)i + 1;
+        p.rank[i] = (uint16_t)((uint64_t)(i % experts) * ranks / experts);
+    }
+    *ret = p;
+    return 0;
+}
+
+int plan_check(const struct plan *p, uint32_t layers, uint32_t experts, uint32_t ranks,
+               struct mt_err *reterr)
+{
+    if (p->layers == layers && p->experts == experts && p->ranks == ranks)
+        return 0;
+    return mt_error(reterr, MT_EINVAL,
+                    "placement: expected %u MoE layers, %u experts, %u ranks; "
+                    "found %u layers, %u experts, %u ranks",
+                    layers, experts, ranks, p->layers, p->experts, p->ranks);
+}
+
+uint32_t plan_slots(const struct plan *p, uint32_t rank)
+{
+    uint32_t most = 0;
+
+    for (uint32_t l = 0; l < p->layers; l++) {
+        const uint32_t *start = p->start + (size_t)l * p->experts;
+        uint32_t held = 0;
+
+        for (uint32_t i = start[0]; i < start[p->experts]; i++)
+            held += p->rank[i] == rank;
+        if (held > most)
+            most = held;
+    }
+    return most;
+}
+
+void plan_done(struct plan *p)
+{
+    if (!p)
+        return;
+    free(p->start);
+    free(p->rank);
+    *p = (struct plan){0};
+}
