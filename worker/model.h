@@ -1,7 +1,8 @@
 /* A model in a rank's memory: the configuration read from config.json, and its weights.
  *
- * Loading is done once by the main thread. Weights of mapped files are used in place (dense) or packed into expert slots.
- * Everything a file can contain is checked here; after model_load the forward pass trusts what it finds. */
+ * Loading is done once by the main thread. Weights of mapped files are used in place (dense) or
+ * packed into expert slots. Everything a file can contain is checked here; after model_load the
+ * forward pass trusts what it finds. */
 #ifndef MT_WORKER_MODEL_H
 #define MT_WORKER_MODEL_H
 
@@ -14,6 +15,12 @@
 
 #define MODEL_MAX_LAYERS WIRE_MAX_LAYERS
 #define MODEL_MAX_EXPERTS WIRE_MAX_EXPERTS
+#define MODEL_MAX_VOCAB (1u << 24)
+#define MODEL_MAX_HIDDEN (1u << 16)
+#define MODEL_MAX_INTER (1u << 20)
+#define MODEL_MAX_HEADS (1u << 10)
+#define MODEL_MAX_HEAD_DIM (1u << 10)
+#define MODEL_MAX_POSITIONS (1u << 21)
 
 /* Facts of a model, whatever its family: what config.json says, checked and translated. */
 struct model_config {
@@ -30,14 +37,17 @@ struct model_config {
     int32_t bos;
     uint32_t n_eos;
     int32_t eos[WIRE_MAX_EOS];
+    enum dtype dtype; /* declared, for model_facts; what counts is each tensor's own */
 };
 
-/* How a family names and shapes things: a further family is a row in family.c and a file of its own. */
+/* How a family names and shapes things: a further family is a row in family.c and a small file. */
 struct family {
     const char *model_type;   /* config.json "model_type" */
     const char *architecture; /* "architectures"[0] */
-    /* Reads the family's own keys; refuses unsupported values by name. The common keys have been read. */
-    int (*configure)(const void *json_root, const char *file, struct model_config *c, struct mt_err *reterr);
+    /* Reads the family's own keys and refuses unsupported values by name; the common keys have been
+     * read. json_root is jansson's: see worker/fields.h. */
+    int (*configure)(const void *json_root, const char *file, struct model_config *c,
+                     struct mt_err *reterr);
     /* Tensor names, printf formats with the layer (and expert) number. */
     struct family_names {
         const char *embed, *final_norm, *head;
@@ -66,7 +76,7 @@ struct model {
     enum dtype final_norm_dtype;
     struct rope rope;
     struct layer_weights layer[MODEL_MAX_LAYERS];
-    uint64_t dense_bytes, expert_bytes /* one expert */, held_bytes;
+    uint64_t dense_bytes, expert_bytes /* one expert */, held_bytes /* the experts in the slots */;
     struct model_files *files; /* mappings and allocations, private to model.c */
 };
 
@@ -78,17 +88,32 @@ struct model_source {
 };
 
 /* Reads config.json (and generation_config.json) only. */
-int model_configure(const struct model_source *source, struct model_config *ret, struct mt_err *reterr);
-/* From bytes, for tests and fuzzing. generation may be NULL. */
-int model_config_parse(const char *json, size_t len, const char *name, struct model_config *ret, struct mt_err *reterr);
+int model_configure(const struct model_source *source, struct model_config *ret,
+                    struct mt_err *reterr);
+/* config.json from bytes, for tests and fuzzing. */
+int model_config_parse(const char *json, size_t len, const char *name, struct model_config *ret,
+                       struct mt_err *reterr);
+/* generation_config.json from bytes: its bos and eos tokens replace those of config, which is
+ * untouched on failure. */
+int model_config_parse_generation(const char *json, size_t len, const char *name,
+                                  struct model_config *config, struct mt_err *reterr);
 const struct family *family_find(const char *model_type); /* NULL: unknown */
 const char *family_list(void); /* "mixtral, ..." */
 
-/* Loads the dense weights and makes `slots` expert slots per layer with the experts in held: for each layer l and slot s,
- * held[l*slots + s] is an expert id, or -1 for a spare slot. Only those experts' bytes are read. */
-int model_load(const struct model_source *source, const struct model_config *config, struct kernels *k,
-               const int32_t *held, uint32_t slots, struct model **ret, struct mt_err *reterr);
+/* Loads the dense weights and makes `slots` expert slots per layer with the experts in held: for
+ * each layer l and slot s, held[l*slots + s] is an expert id, or -1 for a spare slot, which is
+ * zeroed. Only those experts' bytes are read. */
+int model_load(const struct model_source *source, const struct model_config *config,
+               struct kernels *k, const int32_t *held, uint32_t slots, struct model **ret,
+               struct mt_err *reterr);
+/* The same from an open source (worker/tensors.h), which the model then owns; on failure it is still
+ * the caller's. */
+struct tensors;
+int model_load_from(struct tensors *source, const struct model_config *config, struct kernels *k,
+                    const int32_t *held, uint32_t slots, struct model **ret,
+                    struct mt_err *reterr);
 void model_free(struct model *m, struct kernels *k);
+/* kv_bytes_per_token is that of a float32 cache. */
 void model_facts(const struct model_config *c, struct wire_facts *ret);
 
 #endif
