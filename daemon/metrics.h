@@ -1,4 +1,6 @@
-/* Counters, gauges and histograms, and their Prometheus text. Updates are atomic and lock-free: any thread. */
+/* Counters, gauges and histograms, and their Prometheus text.
+ *
+ * Updates are atomic and lock-free: any thread. */
 #ifndef MT_DAEMON_METRICS_H
 #define MT_DAEMON_METRICS_H
 
@@ -52,7 +54,7 @@ void metrics_add(struct metrics *m, enum metric_counter c, uint64_t n);
 void metrics_set(struct metrics *m, enum metric_gauge g, int64_t value);
 void metrics_move(struct metrics *m, enum metric_gauge g, int64_t delta);
 void metrics_observe(struct metrics *m, enum metric_histogram h, uint64_t value);
-/* Prometheus text format 0.0.4, names after vLLM's where the meaning is the same, prefix moetuner:. */
+/* Prometheus text format 0.0.4; names after vLLM's where the meaning is the same. */
 int metrics_render(const struct metrics *m, const char *model, struct buf *out);
 
 #endif

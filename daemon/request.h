@@ -1,8 +1,9 @@
 /* A generation request and what it has produced: the object between an HTTP handler and the engine.
  *
- * Made by the handler (tokenised, checked), submitted to the engine, written by the engine's thread, read by HTTP
- * threads. Everything from `lock` down is protected by it; what is above is constant after submission. Reference counted:
- * the handler holds one, the engine another. JSON never comes in here. */
+ * Made by the handler (tokenised, checked), submitted to the engine, written by the engine's
+ * thread, read by HTTP threads. Everything from `lock` down is protected by it; what is above is
+ * constant after submission. Reference counted: the handler holds one, the engine another. JSON
+ * never comes in here. */
 #ifndef MT_DAEMON_REQUEST_H
 #define MT_DAEMON_REQUEST_H
 
@@ -18,6 +19,8 @@
 #define REQUEST_MAX_CHOICES 128
 #define REQUEST_MAX_STOPS 16
 #define REQUEST_MAX_STOP_BYTES 1024
+#define REQUEST_MAX_STOP_TOKENS 16
+#define REQUEST_MAX_TEXT (16u << 20) /* bytes of one choice's text */
 
 enum finish_reason {
     FINISH_NONE,   /* still running */
@@ -32,29 +35,37 @@ struct request_params {
     float temperature, top_p, min_p;
     int32_t top_k; /* 0: off */
     bool has_seed;
-    uint64_t seed; /* drawn by request_new where has_seed is false */
-    uint32_t n;    /* choices */
+    uint64_t seed;        /* drawn by request_new where has_seed is false */
+    uint32_t n;           /* choices */
     int32_t n_logprobs;   /* -1: none */
     bool prompt_logprobs; /* echo with logprobs */
     bool ignore_eos;
     uint32_t n_stops;
-    struct { char *text; size_t len; } stops[REQUEST_MAX_STOPS]; /* owned by the request */
-    bool include_stop; /* keep the stop string in the text */
+    struct {
+        char *text;
+        size_t len;
+    } stops[REQUEST_MAX_STOPS]; /* owned by the request */
+    bool include_stop;          /* keep the stop string in the text */
+    /* Tokens that end a choice besides the model's end-of-sequence, also with ignore_eos. */
+    uint32_t n_stop_tokens;
+    int32_t stop_tokens[REQUEST_MAX_STOP_TOKENS];
     int64_t deadline_ms; /* from submission; 0: none */
 };
 
-/* One emitted token. text is not here: pieces of characters make no text; the choice's text is what may be shown. */
+/* One emitted token. text is not here: pieces of characters make no text; the choice's text is what
+ * may be shown. */
 struct output_token {
     int32_t token;
-    float logprob;      /* valid with logprobs */
-    uint32_t text_at;   /* offset in bytes of this token's text in the choice's text, prompt not counted */
+    float logprob; /* valid with logprobs */
+    uint32_t text_at; /* where in the choice's text its own begins, in bytes; prompt not counted */
     uint32_t n_top;
-    uint32_t top_at;    /* into choice.tops */
+    uint32_t top_at; /* into choice.tops */
 };
 
 struct choice {
-    struct buf text;             /* valid UTF-8, never part of a stop string, only ever appended to */
-    struct output_token *tokens; /* [n_tokens] as sampled, the stop token included unless it is end-of-sequence */
+    struct buf text; /* valid UTF-8, never part of a stop string, only ever appended to */
+    /* [n_tokens] as sampled, the stop token included unless it is end-of-sequence */
+    struct output_token *tokens;
     uint32_t n_tokens, cap_tokens;
     struct wire_logprob *tops;
     uint32_t n_tops, cap_tops;
@@ -67,15 +78,17 @@ struct request {
     int32_t *prompt; /* [n_prompt], owned */
     uint32_t n_prompt;
     uint64_t submitted_us, first_token_us, done_us; /* CLOCK_MONOTONIC; written by the engine */
-    /* Called by the engine's thread after new output or the end, without the lock; must be quick and must not call the
-     * engine. Set before submission. */
+    /* Called by the engine's thread after new output or the end, without the lock; must be quick
+     * and must not call the engine. Set before submission. */
     void (*notify)(struct request *r, void *user);
     void *user;
-    int refs; /* atomic */
+    int refs;     /* atomic */
+    void *ticket; /* the engine's alone */
 
     pthread_mutex_t lock;
     struct choice *choices; /* [params.n] */
-    struct output_token *prompt_tokens; /* [n_prompt] logprobs of the prompt (the first has none), with prompt_logprobs */
+    /* [n_prompt] logprobs of the prompt (the first has none), with prompt_logprobs */
+    struct output_token *prompt_tokens;
     struct wire_logprob *prompt_tops;
     uint32_t n_prompt_tokens, n_prompt_tops, cap_prompt_tops;
     uint32_t cached_tokens;
@@ -84,12 +97,14 @@ struct request {
     struct mt_err err;   /* status != 0: the request failed as a whole */
 };
 
-/* Takes ownership of prompt and of params' stop texts, on success only. id_prefix: "cmpl" or "chatcmpl". */
-int request_new(const char *id_prefix, const struct request_params *params, int32_t *prompt, uint32_t n_prompt,
-                struct request **ret, struct mt_err *reterr);
+/* Takes ownership of prompt and of params' stop texts, on success only. id_prefix: "cmpl" or
+ * "chatcmpl". */
+int request_new(const char *id_prefix, const struct request_params *params, int32_t *prompt,
+                uint32_t n_prompt, struct request **ret, struct mt_err *reterr);
 struct request *request_ref(struct request *r);
 void request_unref(struct request *r); /* NULL allowed */
 
-const char *finish_reason_name(enum finish_reason f); /* OpenAI's: "stop", "length", ...; NULL for FINISH_NONE */
+const char *finish_reason_name(
+    enum finish_reason f); /* OpenAI's: "stop", "length", ...; NULL for FINISH_NONE */
 
 #endif
