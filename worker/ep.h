@@ -83,7 +83,7 @@ static inline size_t ep_max_rows(const struct ep *ep)
 int ep_open_self(struct ep **ret, struct mt_err *reterr);
 /* Calls MPI_Init_thread; argc and argv as main got them. Close calls MPI_Finalize. */
 int ep_open_mpi(int *argc, char ***argv, struct ep **ret, struct mt_err *reterr);
-/* Collective: fixes the shape and makes the buffers for it. Before the first begin. */
+/* Collective: fixes the shape and makes the buffers for it, in place of earlier ones. */
 int ep_reserve(struct ep *ep, const struct ep_shape *shape, struct mt_err *reterr);
 void ep_close(struct ep *ep); /* NULL allowed */
 

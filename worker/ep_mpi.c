@@ -383,6 +383,20 @@ static int mpi_combine(struct ep *base, struct ep_exchange *x, struct mt_err *re
 
 /* --- life ----------------------------------------------------------------------------------------------------------- */
 
+/* Frees what mpi_reserve made. */
+static void mpi_release(struct ep_mpi *ep)
+{
+    for (uint32_t r = 0; ep->peer && r < ep->base.ranks; r++) {
+        free(ep->peer[r].out);
+        free(ep->peer[r].in);
+        free(ep->peer[r].back);
+        ep->peer[r] = (struct peer){0};
+    }
+    free(ep->results);
+    free(ep->partial);
+    ep->results = ep->partial = NULL;
+}
+
 static void mpi_close(struct ep *base)
 {
     struct ep_mpi *ep = (struct ep_mpi *)base;
@@ -391,15 +405,9 @@ static void mpi_close(struct ep *base)
     MPI_Finalized(&finalized);
     if (!finalized)
         MPI_Finalize();
-    for (uint32_t r = 0; ep->peer && r < base->ranks; r++) {
-        free(ep->peer[r].out);
-        free(ep->peer[r].in);
-        free(ep->peer[r].back);
-    }
+    mpi_release(ep);
     free(ep->peer);
     free(ep->node);
-    free(ep->results);
-    free(ep->partial);
     free(ep->request);
     free(ep);
 }
@@ -430,6 +438,7 @@ static int mpi_reserve(struct ep *base, struct mt_err *reterr)
     size_t payload = shape->hidden * (fast ? sizeof(uint16_t) : sizeof(float));
     size_t message, results;
 
+    mpi_release(ep);
     ep->record = (shape->topk * (sizeof(int32_t) + (fast ? sizeof(float) : 0)) + payload + 3) & ~(size_t)3;
     message = HEADER_BYTES + shape->max_tokens * ep->record;
     results = (size_t)shape->max_tokens * shape->topk * payload;
