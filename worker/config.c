@@ -85,14 +85,15 @@ static void check_rope_type(struct fields *o)
 static void read_rope(struct fields *f, struct model_config *c)
 {
     struct fields older = fields_object(f, "rope_scaling", "rope_scaling.");
-    struct fields newer = fields_object(f, "rope_parameters", "rope_parameters.");
+    struct fields newer;
     double theta, partial;
 
     check_rope_type(&older);
     fields_merge(f, &older);
-    check_rope_type(&newer);
-    /* Either may stand alone; where both stand they must agree. */
     theta = fields_real(f, "rope_theta", 1, MAX_THETA, 0);
+    newer = fields_object(f, "rope_parameters", "rope_parameters.");
+    check_rope_type(&newer);
+    /* Either theta may stand alone; where both stand they must agree. */
     if (theta == 0 || fields_has(&newer, "rope_theta")) {
         double inner = fields_real(&newer, "rope_theta", 1, MAX_THETA, FIELDS_REQUIRED);
 
@@ -101,9 +102,9 @@ static void read_rope(struct fields *f, struct model_config *c)
                         theta, inner);
         theta = inner;
     }
-    partial = fields_real(f, "partial_rotary_factor", 0.01, 1, 1);
-    partial = fields_real(&newer, "partial_rotary_factor", 0.01, 1, partial);
+    partial = fields_real(&newer, "partial_rotary_factor", 0.01, 1, 1);
     fields_merge(f, &newer);
+    partial = fields_real(f, "partial_rotary_factor", 0.01, 1, partial);
     c->rope_theta = (float)theta;
     c->rope_dims = (uint32_t)(c->head_dim * partial);
     if (c->rope_dims < 2 || c->rope_dims % 2)
