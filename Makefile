@@ -1,10 +1,9 @@
 # moetuner: `make run` starts a server, `make test` runs the tests, `make help` lists the rest.
-# Options: CC=clang, SAN=address,undefined | thread, DEBUG=1, V=1.
+# Options: CC=clang, SAN=address,undefined | thread, DEBUG=1, WERROR=1, V=1, B=folder.
 
 comma   := ,
 SAN     ?=
 B       := build$(if $(SAN),/$(subst $(comma),-,$(SAN)))
-CC      ?= gcc
 ifeq ($(origin CC),default)
 CC      := gcc
 endif
@@ -20,30 +19,33 @@ ALL_CFLAGS += -fsanitize=$(SAN) -fno-omit-frame-pointer $(if $(findstring undefi
 LDFLAGS += -fsanitize=$(SAN) $(if $(findstring address,$(SAN)),-rdynamic)
 endif
 
-# --- parts ---------------------------------------------------------------------------------------------------------
+# --- parts -----------------------------------------------------------------------------------------
 # One library a directory. Headers and libraries from outside are named where they are allowed, and nowhere else.
 MPI_CFLAGS := $(shell pkg-config --cflags ompi-c 2>/dev/null || mpicc --showme:compile 2>/dev/null)
 MPI_LIBS   := $(shell pkg-config --libs ompi-c 2>/dev/null || mpicc --showme:link 2>/dev/null)
 
-LIBS_api       :=
+LIBS_api       := api
 LIBS_placement := placement api
 LIBS_kernels   := kernels api
 LIBS_worker    := worker kernels api
 LIBS_daemon    := daemon placement api
 LIBS_cli       := cli daemon placement api
+LIBS_all       := cli daemon placement worker kernels api
 
 EXT_api        := -ljansson
 EXT_placement  := -ljansson
 EXT_kernels    :=
 EXT_worker     := -ljansson $(MPI_LIBS)
-EXT_daemon     := -lmicrohttpd -ljansson -lpcre2-8 -lutf8proc -lxxhash -lcurl
+EXT_daemon     := -lmicrohttpd -ljansson -lpcre2-8 -lutf8proc -lxxhash
 EXT_cli        := $(EXT_daemon)
+EXT_all        := -Wl,--as-needed $(EXT_daemon) $(MPI_LIBS) -lcurl
 
 DIRS := api placement kernels worker daemon cli
 # A directory's main.c is a program, everything else its library.
 lib_src  = $(filter-out %/main.c,$(wildcard $(1)/*.c))
 objs     = $(patsubst %.c,$(B)/obj/%.o,$(1))
 libs_of  = $(foreach d,$(LIBS_$(1)),$(B)/lib$(d).a)
+link     = mkdir -p $(@D) && $(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $(filter %.o %.a,$^)
 
 # Kernels of the CPU are written once and compiled for each instruction set; the runtime picks one.
 ISAS          := portable avx2 avx512
@@ -53,61 +55,127 @@ ISA_avx512    := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c
 CPU_SRC       := $(wildcard kernels/cpu/*.c)
 CPU_OBJ       := $(foreach i,$(ISAS),$(patsubst %.c,$(B)/obj/%.$(i).o,$(CPU_SRC)))
 
-PROGRAMS := $(B)/moetunerd $(B)/moetuner-worker $(B)/moetuner
-
-.PHONY: all run test test-long bench deps detect lint fuzz clean help unit e2e
+# --- for everyone ------------------------------------------------------------------------------------
+.PHONY: all run test test-long bench deps detect lint format fuzz fuzz-targets clean help programs tests force
 .DEFAULT_GOAL := all
 .SECONDARY:
 
-all: detect $(PROGRAMS)
+all: programs ## builds build/moetunerd, build/moetuner-worker and build/moetuner
+
+# What deps installs changes what a Makefile finds: hence a second make. It uses all cores unless told otherwise.
+build    = +$(Q)$(MAKE) --no-print-directory $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc))
+HAVE_FUZZER = $(wildcard $(shell clang -print-runtime-dir 2>/dev/null)/libclang_rt.fuzzer*.a)
+
+run: deps ## installs what is missing, builds, starts the server on models/tiny (ARGS="--port=8000 ...")
+	$(build) programs
+	@exec $(B)/moetunerd --model=models/tiny --ranks=2 $(ARGS)
+
+test: deps ## installs what is missing, builds, runs all tests that need no GPU (ONLY="unit e2e": some)
+	$(build) programs tests $(if $(HAVE_FUZZER),fuzz-targets)
+	@B=$(B) SAN=$(SAN) tests/run.sh $(ONLY)
+
+test-long: deps ## soaks: the same tests with more rounds, and tests/long
+	$(build) programs tests $(if $(HAVE_FUZZER),fuzz-targets)
+	@B=$(B) SAN=$(SAN) MT_LONG=1 FUZZ_SECONDS=60 TEST_TIMEOUT=3600 tests/run.sh $(ONLY)
+
+deps: ## installs missing packages (Debian 12, Ubuntu 24.04); prints the list elsewhere
+	@.ci/deps.sh
+
+lint: ## formatting, clang-tidy, include rules, size limits
+	@B=$(B) tests/lint/run.sh
+
+format: ## applies .clang-format
+	@git ls-files '*.c' '*.h' | xargs clang-format -i
+
+clean: ## removes build/
+	rm -rf build
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@sed -n 's/^# Options: /  Options: /p' Makefile
+
+detect: | $(B)/ ## prints what the build found
+	@.ci/detect.sh build/found
+
+# --- how things are built ----------------------------------------------------------------------------
+PROGRAMS := $(B)/moetunerd $(B)/moetuner-worker $(B)/moetuner
+programs: $(PROGRAMS)
+
+$(B)/:
+	@mkdir -p $@
+
+# Rewritten when they change, so that another compiler or option rebuilds all, and a file that went away relinks.
+define STAMP_RULE
+$(B)/$(1): force | $(B)/
+	@printf '%s\n' '$(2)' | cmp -s - $$@ || printf '%s\n' '$(2)' >$$@
+endef
+$(eval $(call STAMP_RULE,flags,$(CC) $(filter-out -Werror,$(ALL_CFLAGS)) $(LDFLAGS)))
+$(eval $(call STAMP_RULE,sources,$(sort $(foreach d,$(DIRS),$(wildcard $(d)/*.c)) $(CPU_SRC) $(wildcard tests/*/*.c tests/unit/*/*.c))))
 
 $(B)/moetunerd: $(B)/obj/daemon/main.o $(call libs_of,daemon)
 	$(call say,LD,$@)
-	$(Q)$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(EXT_daemon) $(LDLIBS)
+	$(Q)$(link) $(EXT_daemon) $(LDLIBS)
 
 $(B)/moetuner-worker: $(B)/obj/worker/main.o $(call libs_of,worker) $(if $(findstring address,$(SAN)),$(B)/obj/tests/san/nodlclose.o)
 	$(call say,LD,$@)
-	$(Q)$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(EXT_worker) $(LDLIBS)
+	$(Q)$(link) $(EXT_worker) $(LDLIBS)
 
 $(B)/moetuner: $(B)/obj/cli/main.o $(call libs_of,cli)
 	$(call say,LD,$@)
-	$(Q)$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(EXT_cli) $(LDLIBS)
+	$(Q)$(link) $(EXT_cli) $(LDLIBS)
 
 define LIB_RULE
-$(B)/lib$(1).a: $(call objs,$(call lib_src,$(1))) $(if $(filter kernels,$(1)),$(CPU_OBJ))
+$(B)/lib$(1).a: $(call objs,$(call lib_src,$(1))) $(if $(filter kernels,$(1)),$(CPU_OBJ)) $(B)/sources
 	$$(call say,AR,$$@)
-	$(Q)rm -f $$@ && ar rcs $$@ $$^
+	$(Q)rm -f $$@ && ar rcs $$@ $$(filter %.o,$$^)
 endef
 $(foreach d,$(DIRS),$(eval $(call LIB_RULE,$(d))))
 
 define ISA_RULE
-$(B)/obj/%.$(1).o: %.c
+$(B)/obj/%.$(1).o: %.c $(B)/flags | detect
 	$$(call say,CC,$$<:$(1))
 	$(Q)mkdir -p $$(@D) && $(CC) $(ALL_CFLAGS) -O3 -MMD -MP -DKERNELS_ISA_$(1) $(ISA_$(1)) -c -o $$@ $$<
 endef
 $(foreach i,$(ISAS),$(eval $(call ISA_RULE,$(i))))
 
-$(B)/obj/%.o: %.c
+$(B)/obj/%.o: %.c $(B)/flags | detect
 	$(call say,CC,$<)
-	$(Q)mkdir -p $(@D) && $(CC) $(ALL_CFLAGS) $(if $(filter worker/%,$<),$(MPI_CFLAGS)) -MMD -MP -c -o $@ $<
+	$(Q)mkdir -p $(@D) && $(CC) $(ALL_CFLAGS) $(if $(filter worker/% tests/unit/worker/%,$<),$(MPI_CFLAGS)) -MMD -MP -c -o $@ $<
 
-# --- tests ---------------------------------------------------------------------------------------------------------
+# --- tests -------------------------------------------------------------------------------------------
 # tests/unit/<dir>/test_<x>.c links that directory's library and what it may include, nothing else.
 # tests/unit/<dir>/<other>.c is shared by the tests of that directory (a fake, an oracle).
-UNIT_SRC := $(wildcard tests/unit/*/test_*.c)
-UNIT_BIN := $(patsubst tests/unit/%.c,$(B)/unit/%,$(UNIT_SRC))
+# tests/fake, tests/e2e, tests/bench: <x>.c is a program $(B)/tests/<dir>/<x> that may use all.
+UNIT_BIN := $(patsubst tests/unit/%.c,$(B)/unit/%,$(wildcard tests/unit/*/test_*.c))
+TEST_BIN := $(patsubst %.c,$(B)/%,$(wildcard tests/fake/*.c tests/e2e/*.c))
+BENCH    := $(patsubst %.c,$(B)/%,$(wildcard tests/bench/*.c))
+FUZZ     := $(patsubst tests/fuzz/%.c,$(B)/%,$(wildcard tests/fuzz/fuzz_*.c))
 
-# Tests of whatever drives workers start this one, which needs neither MPI nor weights (its environment: see its top).
-FAKE_WORKER := $(B)/fake/fake_worker
-$(FAKE_WORKER): $(B)/obj/tests/fake/fake_worker.o $(B)/libapi.a
-	$(call say,LD,$@)
-	$(Q)mkdir -p $(@D) && $(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(EXT_api) $(LDLIBS)
+tests: $(UNIT_BIN) $(TEST_BIN)
+
+bench: $(BENCH) programs ## builds the programs of tests/bench
 
 define UNIT_RULE
-$(B)/unit/$(1)/%: $(B)/obj/tests/unit/$(1)/%.o $(call objs,$(filter-out tests/unit/$(1)/test_%.c,$(wildcard tests/unit/$(1)/*.c))) $(call libs_of,$(1)) $(if $(filter api,$(1)),$(B)/libapi.a) $(if $(filter daemon cli,$(1)),| $(FAKE_WORKER))
+$(B)/unit/$(1)/%: $(B)/obj/tests/unit/$(1)/%.o $(call objs,$(filter-out tests/unit/$(1)/test_%.c,$(wildcard tests/unit/$(1)/*.c))) $(call libs_of,$(1)) $(B)/sources
 	$$(call say,LD,$$@)
-	$(Q)mkdir -p $$(@D) && $(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $$@ $$^ -lcmocka $(EXT_$(1)) $(LDLIBS)
+	$(Q)$$(link) -lcmocka $(EXT_$(1)) -Wl,--as-needed -lcurl $(LDLIBS)
 endef
 $(foreach d,$(DIRS),$(eval $(call UNIT_RULE,$(d))))
+
+$(TEST_BIN) $(BENCH): $(B)/%: $(B)/obj/%.o $(call libs_of,all)
+	$(call say,LD,$@)
+	$(Q)$(link) $(EXT_all) $(LDLIBS)
+
+# Fuzz targets are built by clang with instrumented libraries, in a folder of their own: see fuzz below.
+$(FUZZ): $(B)/%: $(B)/obj/tests/fuzz/%.o $(call libs_of,all)
+	$(call say,LD,$@)
+	$(Q)$(link) -fsanitize=fuzzer $(EXT_all) $(LDLIBS)
+
+fuzz-targets:
+	@$(MAKE) --no-print-directory CC=clang SAN=fuzzer-no-link,address,undefined B=build/fuzz \
+	  $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+
+fuzz: fuzz-targets ## runs each fuzz target for FUZZ_SECONDS (60), new inputs in build/fuzz/corpus
+	@FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) tests/run.sh fuzz
 
 -include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
