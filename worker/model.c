@@ -138,8 +138,8 @@ static int load_ends(struct loader *l)
 }
 
 /* Frequencies and angles are float32, as the reference implementation computes them: at position
- * 100,000 an angle's rounding alone is 0.004. Powers, sines and cosines are those of double, rounded
- * once, so that the table does not depend on the C library's float functions. */
+ * 100,000 an angle's rounding alone is 0.004. Powers, sines and cosines are those of double,
+ * rounded once, so that the table does not depend on the C library's float functions. */
 static int make_rope(struct loader *l)
 {
     const struct model_config *c = l->c;

@@ -106,8 +106,8 @@ const char *family_list(void); /* "mixtral, ..." */
 int model_load(const struct model_source *source, const struct model_config *config,
                struct kernels *k, const int32_t *held, uint32_t slots, struct model **ret,
                struct mt_err *reterr);
-/* The same from an open source (worker/tensors.h), which the model then owns; on failure it is still
- * the caller's. */
+/* The same from an open source (worker/tensors.h), which the model then owns; on failure it is
+ * still the caller's. */
 struct tensors;
 int model_load_from(struct tensors *source, const struct model_config *config, struct kernels *k,
                     const int32_t *held, uint32_t slots, struct model **ret,

@@ -1,5 +1,5 @@
-/* The safetensors reader against files built here by hand, one of them broken in each known way, and
- * against a file that the format's reference library wrote (tests/golden). */
+/* The safetensors reader against files built here by hand, one of them broken in each known way,
+ * and against a file that the format's reference library wrote (tests/golden). */
 #include "api/safetensors.h"
 
 #include <fcntl.h>
@@ -312,7 +312,7 @@ static void *scarce(size_t size)
     return allowed && allowed-- ? malloc(size) : NULL;
 }
 
-/* Each allocation of the JSON parser fails in turn: an error, nothing leaked, nothing half-built. */
+/* Each allocation of the JSON parser fails in turn: an error, no leak, nothing half-built. */
 static void test_survives_failed_allocations(void **state)
 {
     struct image m = make(GOOD, 17);

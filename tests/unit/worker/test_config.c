@@ -160,7 +160,7 @@ static const struct {
     {"{\"hidden_size\":4096.0}", MT_EINVAL, "found 4096 (not a whole number)"},
     {"{\"hidden_size\":4294971392}", MT_EINVAL, "hidden_size: expected a whole number"},
     {"{\"hidden_size\":4095}", MT_EINVAL,
-     "num_attention_heads: expected a divisor of hidden_size 4095 (there is no head_dim), found 32"},
+     "num_attention_heads: expected a divisor of hidden_size 4095 (there is no head_dim), found 3"},
     {"{\"intermediate_size\":\"14336\"}", MT_EINVAL, "intermediate_size: expected a whole number"},
     {"{\"num_hidden_layers\":257}", MT_EINVAL, "num_hidden_layers: expected a whole number from 1"
                                                " to 256, found 257"},
@@ -171,7 +171,8 @@ static const struct {
      "num_key_value_heads: expected a divisor of num_attention_heads 32, found 5"},
     {"{\"head_dim\":127}", MT_EINVAL, "head_dim: expected an even number"},
     {"{\"head_dim\":0}", MT_EINVAL, "head_dim: expected a whole number from 2 to 1024, found 0"},
-    {"{\"num_attention_heads\":4096,\"num_key_value_heads\":1}", MT_EINVAL, "num_attention_heads: "},
+    {"{\"num_attention_heads\":4096,\"num_key_value_heads\":1}", MT_EINVAL,
+     "num_attention_heads: "},
     {"{\"num_attention_heads\":1,\"num_key_value_heads\":1}", MT_EINVAL,
      "head_dim: expected an even number from 2 to 1024, found 4096"},
     {"{\"max_position_embeddings\":0}", MT_EINVAL, "max_position_embeddings: expected"},

@@ -36,29 +36,31 @@ static void test_a_value_depends_on_its_index_alone(void **state)
     }
 }
 
-static void test_values_are_uniform(void **state)
+/* Bounds are six standard deviations. */
+static void test_values_are_as_declared(void **state)
 {
     uint16_t *bits = malloc(N * sizeof *bits);
-    unsigned bins[16] = {0};
+    unsigned bins[2][16] = {0};
     double sum = 0, squares = 0, neighbours = 0;
 
     (void)state;
     assert_non_null(bits);
     dummy_fill(bits, N, 2, "model.layers.0.self_attn.q_proj.weight", 42);
     for (unsigned i = 0; i < N; i++) {
-        double v = value(bits[i]);
+        double v = value(bits[i]), size = fabs(v);
 
-        assert_true(v >= -0x1p-5 && v <= 0x1p-5);
+        assert_true(size >= 0x1p-9 && size < 0x1p-5);
         sum += v;
         squares += v * v;
         neighbours += i ? v * value(bits[i - 1]) : 0;
-        bins[(unsigned)fmin((v + 0x1p-5) * 256, 15)]++;
+        /* four powers of two, four parts of each */
+        bins[v < 0][(unsigned)((logb(size) + 9) * 4 + (size / exp2(logb(size)) - 1) * 4)]++;
     }
-    assert_true(fabs(sum / N) < 3e-4);                   /* deviation of the mean is 6e-5 */
-    assert_true(fabs(squares / N - 0x1p-10 / 3) < 6e-6); /* variance of the uniform; 5 deviations */
-    assert_true(fabs(neighbours / N) < 6e-6);            /* no correlation, 5 deviations */
-    for (unsigned i = 0; i < 16; i++)
-        assert_in_range(bins[i], N / 16 - 500, N / 16 + 500); /* 6 deviations */
+    assert_true(fabs(sum / N) < 2.6e-4);
+    assert_true(fabs(sqrt(squares / N) - 0.01372) < 3e-4);
+    assert_true(fabs(neighbours / N) < 3.6e-6);
+    for (unsigned i = 0; i < 32; i++)
+        assert_in_range(bins[i / 16][i % 16], N / 32 - 335, N / 32 + 335);
     free(bits);
 }
 
@@ -95,7 +97,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_value_depends_on_its_index_alone),
-        cmocka_unit_test(test_values_are_uniform),
+        cmocka_unit_test(test_values_are_as_declared),
         cmocka_unit_test(test_names_and_seeds_differ),
         cmocka_unit_test(test_vectors_are_ones),
     };

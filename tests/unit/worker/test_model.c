@@ -1,5 +1,5 @@
-/* Loading models: good ones of every layout and dtype, broken ones, and only the bytes that are held.
- * What tensors hold is known from model_dir.h, whatever way they were loaded. */
+/* Loading models: good ones of every layout and dtype, broken ones, and only the bytes that are
+ * held. What tensors hold is known from model_dir.h, whatever way they were loaded. */
 #include "worker/model.h"
 
 #include <setjmp.h>
@@ -139,7 +139,7 @@ static void check_model(const struct model *m, enum dtype dtype, const int32_t *
 /* Three slots a layer; the last row is for a configuration that claims a layer too many. */
 static const int32_t HELD[(DIR_LAYERS + 1) * 3] = {2, -1, 0, -1, 3, 1, 0, 1, 2};
 
-/* Every layout and dtype; headers of odd length, too, so that tensors are not aligned in the file. */
+/* Every layout and dtype; headers of odd length, too, so that tensors are not aligned. */
 static void test_loads_all_layouts(void **state)
 {
     (void)state;
@@ -277,8 +277,8 @@ enum action { SET, DELETE, RENAME, TRUNCATE, REMOVE };
 #define INDEX_FILE "model.safetensors.index.json: "
 
 /* What is done to a model's files and what loading it then says. SET puts the JSON text `value` at
- * key/field; DELETE takes key (or its field) away; RENAME calls it `value`; TRUNCATE cuts the written
- * file to `value` bytes, or by them if negative. */
+ * key/field; DELETE takes key (or its field) away; RENAME calls it `value`; TRUNCATE cuts the
+ * written file to `value` bytes, or by them if negative. */
 static const struct {
     enum action action;
     unsigned file;
@@ -287,24 +287,24 @@ static const struct {
 } BROKEN[] = {
     /* the configuration promises another model than the files hold */
     {SET, CONFIG, "vocab_size", NULL, "33",
-     SHARD1 "tensor model.embed_tokens.weight: expected F16|BF16|F32 [33, 16], found BF16 [32, 16]"},
+     SHARD1 "tensor model.embed_tokens.weight: expected F16|BF16|F32 [33, 16], found BF16 [32"},
     {SET, CONFIG, "hidden_size", NULL, "32",
      SHARD1 "tensor model.embed_tokens.weight: expected F16|BF16|F32 [32, 32], found BF16"},
     {SET, CONFIG, "num_key_value_heads", NULL, "4",
-     SHARD1 "tensor " L0 "self_attn.k_proj.weight: expected F16|BF16|F32 [16, 16], found BF16 [8, "},
+     SHARD1 "tensor " L0 "self_attn.k_proj.weight: expected F16|BF16|F32 [16, 16], found BF16 [8"},
     {SET, CONFIG, "head_dim", NULL, "8",
-     SHARD1 "tensor " L0 "self_attn.q_proj.weight: expected F16|BF16|F32 [32, 16], found BF16 [16, "},
+     SHARD1 "tensor " L0 "self_attn.q_proj.weight: expected F16|BF16|F32 [32, 16], found BF16 [16"},
     {SET, CONFIG, "num_hidden_layers", NULL, "3",
-     INDEX_FILE "tensor model.layers.2.input_layernorm.weight: expected it in weight_map, found no"},
+     INDEX_FILE "tensor model.layers.2.input_layernorm.weight: expected it in weight_map, found"},
     {SET, CONFIG, "num_local_experts", NULL, "5",
-     SHARD1 "tensor " L0 "block_sparse_moe.gate.weight: expected F16|BF16|F32 [5, 16], found BF16 ["},
+     SHARD1 "tensor " L0 "block_sparse_moe.gate.weight: expected F16|BF16|F32 [5, 16], found BF16"},
     {SET, CONFIG, "intermediate_size", NULL, "25",
      SHARD2 "tensor " E(0, 0, 1) ": expected F16|BF16|F32 [25, 16], found BF16 [24, 16]"},
     {SET, CONFIG, "model_type", NULL, "\"qwen3_moe\"", "config.json: model_type: expected a known"},
     {TRUNCATE, CONFIG, NULL, NULL, "100", "config.json: line 1: "},
     {REMOVE, CONFIG, NULL, NULL, NULL, "config.json: No such file"},
     /* the index */
-    {REMOVE, INDEX, NULL, NULL, NULL, ": expected model.safetensors or model.safetensors.index.json"},
+    {REMOVE, INDEX, NULL, NULL, NULL, ": expected model.safetensors or model.safetensors.index"},
     {TRUNCATE, INDEX, NULL, NULL, "-3", INDEX_FILE "line 1: "},
     {TRUNCATE, INDEX, NULL, NULL, "0", INDEX_FILE "line 1: "},
     {DELETE, INDEX, "weight_map", NULL, NULL, INDEX_FILE "weight_map: expected an object"},
@@ -313,19 +313,19 @@ static const struct {
     {SET, INDEX, "weight_map", "lm_head.weight", "7",
      INDEX_FILE "weight_map: tensor lm_head.weight: expected the name of a .safetensors file"},
     {SET, INDEX, "weight_map", "lm_head.weight", "\"../model-00001-of-00002.safetensors\"",
-     INDEX_FILE "weight_map: tensor lm_head.weight: expected the name of a .safetensors file in this "
-                "directory, found ../model-00001"},
+     INDEX_FILE "weight_map: tensor lm_head.weight: expected the name of a .safetensors file in "
+                "this directory, found ../model-00001"},
     {SET, INDEX, "weight_map", "lm_head.weight", "\"/etc/model.safetensors\"",
      INDEX_FILE "weight_map: tensor lm_head.weight: expected the name"},
     {SET, INDEX, "weight_map", "lm_head.weight", "\"..safetensors\"", "expected the name"},
     {SET, INDEX, "weight_map", "lm_head.weight", "\"a\\nb.safetensors\"", "expected the name"},
     {SET, INDEX, "weight_map", "lm_head.weight", "\"weights.bin\"", "expected the name"},
     {SET, INDEX, "weight_map", "lm_head.weight", "\"model-00003-of-00002.safetensors\"",
-     INDEX_FILE "weight_map: expected the file model-00003-of-00002.safetensors, found no such file"},
+     INDEX_FILE "weight_map: expected the file model-00003-of-00002.safetensors, found no such"},
     {SET, INDEX, "weight_map", "lm_head.weight", "\"model-00002-of-00002.safetensors\"",
      SHARD2 "tensor lm_head.weight: expected F16|BF16|F32 [32, 16], found no such tensor"},
     {REMOVE, EXPERTS, NULL, NULL, NULL,
-     INDEX_FILE "weight_map: expected the file model-00002-of-00002.safetensors, found no such file"},
+     INDEX_FILE "weight_map: expected the file model-00002-of-00002.safetensors, found no such"},
     /* shards */
     {TRUNCATE, DENSE, NULL, NULL, "0", SHARD1 "expected a safetensors file, found 0 bytes"},
     {TRUNCATE, DENSE, NULL, NULL, "7", SHARD1 "expected a safetensors file, found 7 bytes"},
@@ -343,7 +343,7 @@ static const struct {
     {SET, DENSE, "model.norm.weight", "shape", "[1,16]",
      SHARD1 "tensor model.norm.weight: expected F16|BF16|F32 [16], found BF16 [1, 16]"},
     {SET, DENSE, L1 "self_attn.o_proj.weight", "shape", "[32,8]",
-     SHARD1 "tensor " L1 "self_attn.o_proj.weight: expected F16|BF16|F32 [16, 16], found BF16 [32, "},
+     SHARD1 "tensor " L1 "self_attn.o_proj.weight: expected F16|BF16|F32 [16, 16], found BF16 [32"},
     {SET, EXPERTS, E(0, 3, 2), "shape", "[24,16]",
      SHARD2 "tensor " E(0, 3, 2) ": expected BF16 [16, 24], found BF16 [24, 16]"},
     {SET, EXPERTS, E(1, 0, 1), "dtype", "\"F16\"",
@@ -448,8 +448,8 @@ static void *scarce(size_t size)
     return json_allowed && json_allowed-- ? malloc(size) : NULL;
 }
 
-/* Each allocation of the backend, then of the JSON parser, fails in turn; headers of odd length make
- * the loader copy every tensor. */
+/* Each allocation of the backend, then of the JSON parser, fails in turn; headers of odd length
+ * make the loader copy every tensor. */
 static void test_survives_failed_allocations(void **state)
 {
     struct model_dir d;
@@ -507,8 +507,8 @@ static const uint8_t *slot_of(const struct model *m, uint32_t layer, uint32_t sl
     return (const uint8_t *)m->layer[layer].pool.base + slot * m->layer[layer].pool.stride;
 }
 
-/* Two ranks that hold expert 2 of layer 1 in different slots have the same bytes, and share the dense
- * weights; another seed, layer or expert has others. */
+/* Two ranks that hold expert 2 of layer 1 in different slots have the same bytes, and share the
+ * dense weights; another seed, layer or expert has others. */
 static void test_dummy_weights_are_the_same_on_all_ranks(void **state)
 {
     static const int32_t ONE[] = {0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3};
