@@ -1,0 +1,75 @@
+/* What libmicrohttpd 0.9.75 accepts and must not reach a handler: framing that another HTTP program
+ * in front of us may read differently (request smuggling), and bodies and paths over our caps. The
+ * daemon gives it an identity function for unescaping, so that paths arrive as they were sent and
+ * %00 cannot cut them short. */
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "daemon/http_impl.h"
+
+struct framing {
+    unsigned lengths, encodings; /* header lines */
+    bool chunked;                /* the one encoding is "chunked" */
+    bool bad_length;
+    unsigned long long length;
+};
+
+static bool parse_length(const char *text, unsigned long long *ret)
+{
+    size_t n = text ? strspn(text, "0123456789") : 0;
+
+    if (!n || text[n] || n > 18)
+        return false;
+    *ret = strtoull(text, NULL, 10);
+    return true;
+}
+
+static enum MHD_Result see_header(void *arg, enum MHD_ValueKind kind, const char *name,
+                                  const char *value)
+{
+    struct framing *f = arg;
+
+    (void)kind;
+    if (!strcasecmp(name, MHD_HTTP_HEADER_CONTENT_LENGTH)) {
+        f->lengths++;
+        if (!parse_length(value, &f->length))
+            f->bad_length = true;
+    } else if (!strcasecmp(name, MHD_HTTP_HEADER_TRANSFER_ENCODING)) {
+        f->encodings++;
+        f->chunked = value && !strcasecmp(value, "chunked");
+    }
+    return MHD_YES;
+}
+
+static int refuse(const char **ret_why, int status, const char *why)
+{
+    *ret_why = why;
+    return status;
+}
+
+int check_request(struct exchange *x, const char *version, const char **ret_why)
+{
+    struct framing f = {0};
+    size_t len = strlen(x->path);
+
+    MHD_get_connection_values(x->mhd, MHD_HEADER_KIND, see_header, &f);
+    if (f.lengths > 1)
+        return refuse(ret_why, 400, "more than one Content-Length header");
+    if (f.lengths && f.encodings)
+        return refuse(ret_why, 400, "both Content-Length and Transfer-Encoding");
+    if (f.encodings > 1 || (f.encodings && !f.chunked))
+        return refuse(ret_why, 501,
+                      "the only Transfer-Encoding understood here is a single \"chunked\"");
+    if (f.encodings && !strcmp(version, MHD_HTTP_VERSION_1_0))
+        return refuse(ret_why, 400, "Transfer-Encoding in an HTTP/1.0 request");
+    if (f.bad_length)
+        return refuse(ret_why, 400, "Content-Length is not a number");
+    if (f.length > x->http->options.max_body)
+        return refuse(ret_why, 413, "the request body is larger than this server allows");
+    if (len > x->http->options.max_uri)
+        return refuse(ret_why, 414, "the request path is longer than this server allows");
+    if (x->path[0] != '/' || strstr(x->path, "%00"))
+        return refuse(ret_why, 400, "malformed request path");
+    return 0;
+}

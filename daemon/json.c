@@ -1,0 +1,122 @@
+#include "daemon/json.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/utf8.h"
+
+/* jansson's own bound is 2048 deep, each level a stack frame; ours is checked before it starts. */
+static int check_depth(const uint8_t *bytes, size_t len, unsigned max_depth, struct mt_err *reterr)
+{
+    bool quoted = false;
+    unsigned depth = 0;
+
+    for (size_t i = 0; i < len; i++) {
+        uint8_t c = bytes[i];
+
+        if (quoted) {
+            if (c == '\\')
+                i++;
+            else if (c == '"')
+                quoted = false;
+        } else if (c == '"') {
+            quoted = true;
+        } else if (c == '[' || c == '{') {
+            if (++depth > max_depth)
+                return mt_error(reterr, MT_ELIMIT, "more than %u levels of nested JSON", max_depth);
+        } else if ((c == ']' || c == '}') && depth) {
+            depth--;
+        }
+    }
+    return 0;
+}
+
+int json_read(const uint8_t *bytes, size_t len, unsigned max_depth, json_t **ret,
+              struct mt_err *reterr)
+{
+    json_error_t error;
+    json_t *root;
+    int status = check_depth(bytes, len, max_depth, reterr);
+
+    if (status)
+        return status;
+    if (!len)
+        return mt_error(reterr, MT_EINVAL, "expected a JSON object, found an empty body");
+    root = json_loadb((const char *)bytes, len, JSON_REJECT_DUPLICATES, &error);
+    if (!root)
+        return mt_error(reterr, MT_EINVAL, "malformed JSON at line %d, column %d: %s", error.line,
+                        error.column, error.text);
+    *ret = root;
+    return 0;
+}
+
+json_t *json_text(const char *text, size_t len)
+{
+    json_t *value = json_stringn(text, len);
+    struct buf clean;
+
+    if (value)
+        return value;
+    buf_init(&clean, 3 * len + 1);
+    for (size_t i = 0; i < len;) {
+        uint32_t cp;
+        int n = utf8_next((const uint8_t *)text + i, len - i, &cp);
+
+        if (n > 0)
+            buf_append(&clean, text + i, (size_t)n);
+        else
+            buf_puts(&clean, "\xef\xbf\xbd");
+        i += n ? (size_t)abs(n) : len - i;
+    }
+    value =
+        clean.status ? NULL : json_stringn(clean.data ? (const char *)clean.data : "", clean.len);
+    buf_done(&clean);
+    return value;
+}
+
+json_t *json_whole(json_t *list, size_t n)
+{
+    if (list && json_array_size(list) == n)
+        return list;
+    json_decref(list);
+    return NULL;
+}
+
+static int print_some(const char *text, size_t len, void *out)
+{
+    return buf_append(out, text, len);
+}
+
+void json_print(json_t *root, struct buf *out)
+{
+    /* 9 digits tell every float apart */
+    if ((!root ||
+         json_dump_callback(root, print_some, out, JSON_COMPACT | JSON_REAL_PRECISION(9))) &&
+        !out->status)
+        out->status = MT_ENOMEM;
+    json_decref(root);
+}
+
+const char *json_kind(const json_t *value)
+{
+    if (!value)
+        return "nothing";
+    switch (json_typeof(value)) {
+    case JSON_OBJECT:
+        return "an object";
+    case JSON_ARRAY:
+        return "an array";
+    case JSON_STRING:
+        return "a string";
+    case JSON_INTEGER:
+        return "an integer";
+    case JSON_REAL:
+        return "a number with a fraction";
+    case JSON_TRUE:
+    case JSON_FALSE:
+        return "a boolean";
+    default:
+        return "null";
+    }
+}
