@@ -27,8 +27,8 @@ static uint64_t key_of(uint64_t seed, const char *name)
 }
 
 /* Elements 4i .. 4i+3, made side by side: of each one's 16 random bits one is the sign, 7 are the
- * mantissa and two count up from the exponent of 2^-9. Without arithmetic on floats it is memory that
- * limits the speed. */
+ * mantissa and two count up from the exponent of 2^-9. Without arithmetic on floats it is memory
+ * that limits the speed. */
 static uint64_t block(uint64_t key, uint64_t i)
 {
     return (mix(key + i * STEP) & 0x81ff81ff81ff81ffu) + 0x3b003b003b003b00u;
