@@ -79,7 +79,8 @@ struct request {
     uint32_t n_prompt;
     uint64_t submitted_us, first_token_us, done_us; /* CLOCK_MONOTONIC; written by the engine */
     /* Called by the engine's thread after new output or the end, without the lock; must be quick
-     * and must not call the engine. Set before submission. */
+     * and must not call the engine. The last call follows `done`, possibly after a reader has seen
+     * that, so `user` must live until then. Set before submission. */
     void (*notify)(struct request *r, void *user);
     void *user;
     int refs;     /* atomic */

@@ -46,12 +46,12 @@ static uint64_t hash_tokens(uint64_t seed, uint32_t choice, const int32_t *token
     return h;
 }
 
-int32_t fake_next(uint64_t seed, uint32_t choice, const int32_t *tokens, uint32_t n)
+int32_t ranks_next(uint64_t seed, uint32_t choice, const int32_t *tokens, uint32_t n)
 {
     return (int32_t)(hash_tokens(seed, choice, tokens, n) % FAKE_VOCAB);
 }
 
-float fake_logprob(uint64_t seed, uint32_t choice, const int32_t *tokens, uint32_t n, int32_t token)
+float ranks_logprob(uint64_t seed, uint32_t choice, const int32_t *tokens, uint32_t n, int32_t token)
 {
     return -(float)(mix(hash_tokens(seed, choice, tokens, n), (uint64_t)token) % 1000) / 100;
 }
@@ -170,10 +170,10 @@ static void put_entry(const struct fake_seq *s, const int32_t *history, uint32_t
     uint32_t i;
 
     out[0] = (struct wire_logprob){token,
-                                   fake_logprob(s->admit.seed, s->admit.choice, history, n, token)};
+                                   ranks_logprob(s->admit.seed, s->admit.choice, history, n, token)};
     for (i = 0; i < n_top; i++)
         out[1 + i] = (struct wire_logprob){
-            (int32_t)i, fake_logprob(s->admit.seed, s->admit.choice, history, n, (int32_t)i)};
+            (int32_t)i, ranks_logprob(s->admit.seed, s->admit.choice, history, n, (int32_t)i)};
 }
 
 static void do_run(struct fake_ranks *f, const struct wire_step *step, const struct wire_run *run,
@@ -208,7 +208,7 @@ static void do_run(struct fake_ranks *f, const struct wire_step *step, const str
     }
     sample.n_entries = sample.n_prompt;
     if (run->flags & WIRE_RUN_SAMPLE) {
-        sample.token = fake_next(s->admit.seed, s->admit.choice, f->history, s->fed);
+        sample.token = ranks_next(s->admit.seed, s->admit.choice, f->history, s->fed);
         s->sampled = sample.token;
         s->fed_at_sample = s->fed;
         if (run->n_logprobs >= 0)

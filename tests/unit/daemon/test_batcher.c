@@ -83,7 +83,7 @@ static void check_entry(const struct flow *f, uint32_t at, int32_t token, uint32
     assert_int_equal(entry->token, token);
     for (i = 0; i <= n_top; i++)
         assert_true(entry[i].logprob ==
-                    fake_logprob(l->seed, f->choice, history, at, entry[i].token));
+                    ranks_logprob(l->seed, f->choice, history, at, entry[i].token));
 }
 
 static void on_event(void *user, const struct batcher_event *e)
@@ -149,7 +149,7 @@ static void make_load(struct world *w, struct load *l)
         *f = (struct flow){.world = w, .load = l, .choice = c};
         while (f->n_expect < l->new_tokens) {
             i = l->n_prompt + f->n_expect;
-            history[i] = f->expect[f->n_expect] = fake_next(l->seed, c, history, i);
+            history[i] = f->expect[f->n_expect] = ranks_next(l->seed, c, history, i);
             if (is_stop(f->expect[f->n_expect++]))
                 break;
         }
@@ -302,7 +302,7 @@ static struct world *one(const struct batcher_shape *shape, uint32_t n_prompt, u
         if (i < n_prompt)
             history[i] = l->prompt[i] = (int32_t)i;
         else
-            history[i] = l->flows[0].expect[i - n_prompt] = fake_next(5, 0, history, i);
+            history[i] = l->flows[0].expect[i - n_prompt] = ranks_next(5, 0, history, i);
     }
     l->flows[0].n_expect = new_tokens;
     assert_true(batcher_room(w->batcher, n_prompt, new_tokens, 1, &l->home));
