@@ -119,7 +119,8 @@ struct sample_params {
     uint64_t seed;
     uint32_t choice, position;
     int32_t forced;     /* >= 0: do not sample, report this token's logprobs (echoed prompts) */
-    int32_t n_logprobs; /* -1 none, else 0 .. KERNELS_MAX_TOP_LOGPROBS best besides the token's own */
+    int32_t n_logprobs; /* -1: none; else this many best besides the token's own,
+                         * <= KERNELS_MAX_TOP_LOGPROBS */
 };
 
 struct sample_result {
@@ -160,8 +161,8 @@ struct kernels_ops {
      * `window` ones; 0: all). q: [n][heads][head_dim], row stride in floats. Query head h reads kv
      * head h / (heads / kv_heads).
      * s[p] = (q . K[p]) * scale, one fma per dim ascending from +0; w[p] = exp(s[p] - max s);
-     * out[d] = (one fma per position ascending from +0: w[p] * V[p][d]) * (1 / sum(w)), where lane j
-     * of the sum holds the positions p with p % 16 == j. */
+     * out[d] = (one fma per position ascending from +0: w[p] * V[p][d]) * (1 / sum(w)), where lane
+     * j of the sum holds the positions p with p % 16 == j. */
     void (*attention)(struct kernels *k, float *out, const float *q, size_t stride,
                       const struct kv_layer *kv, const struct kernel_rows *rows, uint32_t heads,
                       float scale, uint32_t window);
@@ -177,11 +178,11 @@ struct kernels_ops {
      * acc = fma(w, y, acc); out = out + acc. */
     void (*combine)(struct kernels *k, float *out, const float *y, const float *weights, uint32_t n,
                     uint32_t topk, uint32_t d);
-    /* out[n] from logits[n][vocab]. Candidates: temperature, then top-k, then top-p (the fewest best
-     * whose probability reaches it), then min-p (relative to the best); ties at a border go to the
-     * lowest ids. Drawn by inverse CDF in descending probability with Philox4x32-10 keyed by (seed),
-     * counter (position, choice). A NaN logit counts as -infinity; if no logit is above -infinity
-     * the token is the first -infinity, or 0. */
+    /* out[n] from logits[n][vocab]. Candidates: temperature, then top-k, then top-p (the fewest
+     * best whose probability reaches it), then min-p (relative to the best); ties at a border go to
+     * the lowest ids. Drawn by inverse CDF in descending probability with Philox4x32-10 keyed by
+     * (seed), counter (position, choice). A NaN logit counts as -infinity; if no logit is above
+     * -infinity the token is the first -infinity, or 0. */
     void (*sample)(struct kernels *k, struct sample_result *out, const float *logits,
                    const struct sample_params *params, uint32_t n, uint32_t vocab);
     /* out[n][inter] = silu(gate) * up, gate_up: [n][gate inter, up inter]. (Dense and shared-expert
@@ -222,7 +223,7 @@ int kernels_open(const struct kernels_options *options, struct kernels **ret,
                  struct mt_err *reterr);
 void kernels_close(struct kernels *k); /* NULL allowed */
 
-/* Names of the instruction sets that this processor can run, best first, NULL-terminated, static. */
+/* Names of the instruction sets that this processor can run, best first; NULL-terminated, static. */
 const char *const *kernels_isas(void);
 
 #endif
