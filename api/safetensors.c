@@ -11,11 +11,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define PREFIX_BYTES 8   /* the header's length */
-#define MAX_NAME 256     /* bytes of a tensor's name */
-#define LABEL_BYTES 160  /* of a path that an error shows; the tail says more than the head */
-#define SHAPE_TEXT 192   /* eight 20-digit numbers, commas and brackets */
-#define DTYPES_TEXT 128  /* every dtype's name and separators */
+#define PREFIX_BYTES 8  /* the header's length */
+#define MAX_NAME 256    /* bytes of a tensor's name */
+#define LABEL_BYTES 160 /* of a path that an error shows; the tail says more than the head */
+#define SHAPE_TEXT 192  /* eight 20-digit numbers, commas and brackets */
+#define DTYPES_TEXT 128 /* every dtype's name and separators */
 
 struct safetensors {
     char *name;
@@ -430,8 +430,8 @@ static void dtypes_text(char out[DTYPES_TEXT], unsigned dtypes)
     *out = '\0';
     for (unsigned i = 0; i < SAFETENSORS_DTYPES; i++)
         if (dtypes & 1u << i)
-            at += (size_t)snprintf(out + at, DTYPES_TEXT - at, "%s%s", at ? "|" : "",
-                                   DTYPES[i].name);
+            at +=
+                (size_t)snprintf(out + at, DTYPES_TEXT - at, "%s%s", at ? "|" : "", DTYPES[i].name);
 }
 
 int safetensors_get(const struct safetensors *f, const char *name, unsigned dtypes, uint32_t dims,

@@ -4,6 +4,14 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Texts quote what files and peers say: whatever that is, the text stays one line. */
+static void keep_one_line(char *text)
+{
+    for (; *text; text++)
+        if ((unsigned char)*text < 0x20 || *text == 0x7f)
+            *text = '?';
+}
+
 int mt_error(struct mt_err *reterr, int status, const char *format, ...)
 {
     if (reterr) {
@@ -12,6 +20,7 @@ int mt_error(struct mt_err *reterr, int status, const char *format, ...)
         va_start(ap, format);
         vsnprintf(reterr->text, sizeof reterr->text, format, ap);
         va_end(ap);
+        keep_one_line(reterr->text);
     }
     return status;
 }

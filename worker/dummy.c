@@ -3,7 +3,7 @@
 #include <string.h>
 
 #define BF16_ONE 0x3f80
-#define LANES 4 /* elements out of one hash */
+#define LANES 4                  /* elements out of one hash */
 #define STEP 0x9e3779b97f4a7c15u /* 2^64 over the golden ratio: SplitMix64's increment */
 
 /* The finaliser of SplitMix64 (Steele, Lea and Flood, 2014): each bit of the result depends on

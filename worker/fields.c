@@ -135,8 +135,7 @@ static void value_text(char out[64], const json_t *value)
         snprintf(out, 64, "%s", KINDS[json_typeof(value)]);
 }
 
-uint32_t fields_u32(struct fields *f, const char *key, uint32_t min, uint32_t max,
-                    int64_t fallback)
+uint32_t fields_u32(struct fields *f, const char *key, uint32_t min, uint32_t max, int64_t fallback)
 {
     const json_t *value = look(f, key);
     json_int_t number = json_integer_value(value);

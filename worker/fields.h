@@ -12,7 +12,7 @@
 
 #include "api/status.h"
 
-#define FIELDS_MAX_FILE (64u << 20) /* bytes of JSON; the index of a large model has about 10 MB */
+#define FIELDS_MAX_FILE (64u << 20) /* bytes; the index of a large model has 10 MB */
 #define FIELDS_REQUIRED (-1)        /* as a fallback: the field must be there */
 
 struct json_t; /* jansson's */

@@ -30,9 +30,9 @@ struct model_config {
     float rms_eps;
     float rope_theta;
     uint32_t rope_dims;
-    uint32_t window;    /* sliding window, 0: none */
-    bool tied;          /* lm_head is the embedding */
-    uint32_t inter;     /* of one routed expert */
+    uint32_t window; /* sliding window, 0: none */
+    bool tied;       /* lm_head is the embedding */
+    uint32_t inter;  /* of one routed expert */
     struct router router;
     int32_t bos;
     uint32_t n_eos;
@@ -60,18 +60,18 @@ struct layer_weights {
     const void *attn_norm; /* [hidden] */
     const void *ffn_norm;  /* [hidden] */
     enum dtype attn_norm_dtype, ffn_norm_dtype;
-    struct weight q; /* [heads*head_dim][hidden] */
-    struct weight k; /* [kv_heads*head_dim][hidden] */
-    struct weight v; /* [kv_heads*head_dim][hidden] */
-    struct weight o; /* [hidden][heads*head_dim] */
-    struct weight router;     /* [experts][hidden] */
-    struct expert_pool pool;  /* this rank's slots of this layer */
+    struct weight q;         /* [heads*head_dim][hidden] */
+    struct weight k;         /* [kv_heads*head_dim][hidden] */
+    struct weight v;         /* [kv_heads*head_dim][hidden] */
+    struct weight o;         /* [hidden][heads*head_dim] */
+    struct weight router;    /* [experts][hidden] */
+    struct expert_pool pool; /* this rank's slots of this layer */
 };
 
 struct model {
     struct model_config config;
-    struct weight embed; /* [vocab][hidden] */
-    struct weight head;  /* [vocab][hidden] */
+    struct weight embed;    /* [vocab][hidden] */
+    struct weight head;     /* [vocab][hidden] */
     const void *final_norm; /* [hidden] */
     enum dtype final_norm_dtype;
     struct rope rope;
@@ -98,7 +98,7 @@ int model_config_parse(const char *json, size_t len, const char *name, struct mo
 int model_config_parse_generation(const char *json, size_t len, const char *name,
                                   struct model_config *config, struct mt_err *reterr);
 const struct family *family_find(const char *model_type); /* NULL: unknown */
-const char *family_list(void); /* "mixtral, ..." */
+const char *family_list(void);                            /* "mixtral, ..." */
 
 /* Loads the dense weights and makes `slots` expert slots per layer with the experts in held: for
  * each layer l and slot s, held[l*slots + s] is an expert id, or -1 for a spare slot, which is
@@ -110,8 +110,7 @@ int model_load(const struct model_source *source, const struct model_config *con
  * still the caller's. */
 struct tensors;
 int model_load_from(struct tensors *source, const struct model_config *config, struct kernels *k,
-                    const int32_t *held, uint32_t slots, struct model **ret,
-                    struct mt_err *reterr);
+                    const int32_t *held, uint32_t slots, struct model **ret, struct mt_err *reterr);
 void model_free(struct model *m, struct kernels *k);
 /* kv_bytes_per_token is that of a float32 cache. */
 void model_facts(const struct model_config *c, struct wire_facts *ret);

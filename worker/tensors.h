@@ -10,7 +10,7 @@
 #include "kernels/kernels.h"
 #include "worker/model.h"
 
-#define TENSORS_ANY (~0u)                    /* any dtype that a weight may have */
+#define TENSORS_ANY (~0u)                   /* any dtype that a weight may have */
 #define TENSORS_ONLY(dtype) (1u << (dtype)) /* an enum dtype */
 
 struct tensors;

@@ -1,5 +1,5 @@
-/* Any bytes as config.json and, after a 0xff byte (which no JSON has), as generation_config.json. What
- * is accepted must keep the bounds that the forward pass and the loader trust. */
+/* Any bytes as config.json and, after a 0xff byte (which no JSON has), as generation_config.json.
+ * What is accepted must keep the bounds that the forward pass and the loader trust. */
 #include "worker/model.h"
 
 #include <string.h>

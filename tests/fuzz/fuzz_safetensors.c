@@ -1,5 +1,5 @@
-/* Any bytes as a safetensors file. What is accepted must be readable: every byte of every tensor, and
- * each tensor by its name. */
+/* Any bytes as a safetensors file. What is accepted must be readable: every byte of every tensor,
+ * and each tensor by its name. */
 #include "api/safetensors.h"
 
 #include <stdbool.h>

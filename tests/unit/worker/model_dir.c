@@ -49,10 +49,11 @@ static void add_tensor(struct model_dir *d, unsigned file, enum dtype dtype, con
     for (size_t i = 0; i < bytes; i++)
         f->data[begin + i] = model_dir_byte(name, i);
     f->len += bytes;
-    assert_int_equal(json_object_set_new(f->json, name,
-                                         json_pack("{s:s,s:o,s:[ii]}", "dtype", NAMES[dtype],
-                                                   "shape", shape, "data_offsets", (int)begin,
-                                                   (int)f->len)), 0);
+    assert_int_equal(
+        json_object_set_new(f->json, name,
+                            json_pack("{s:s,s:o,s:[ii]}", "dtype", NAMES[dtype], "shape", shape,
+                                      "data_offsets", (int)begin, (int)f->len)),
+        0);
     assert_int_equal(json_object_set_new(map, name, json_string(f->name)), 0);
 }
 

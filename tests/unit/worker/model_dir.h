@@ -29,7 +29,7 @@ struct model_dir {
     unsigned skew; /* blanks after each header's JSON: moves the data's alignment */
     struct dir_file {
         char name[64];
-        json_t *json; /* the file, or a shard's header */
+        json_t *json;  /* the file, or a shard's header */
         uint8_t *data; /* [len]; a shard's */
         size_t len;
     } file[DIR_MAX_FILES];

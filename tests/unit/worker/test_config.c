@@ -87,7 +87,8 @@ static void test_reads_the_newer_spelling(void **state)
 
     (void)state;
     parse_ok("{\"rope_theta\":null,\"torch_dtype\":null,\"dtype\":\"float16\",\"head_dim\":null,"
-             "\"rope_parameters\":{\"rope_theta\":10000,\"rope_type\":\"default\"}}", &c);
+             "\"rope_parameters\":{\"rope_theta\":10000,\"rope_type\":\"default\"}}",
+             &c);
     assert_true(c.rope_theta == 10000);
     assert_int_equal(c.dtype, DTYPE_F16);
     assert_int_equal(c.head_dim, 128);
@@ -145,8 +146,8 @@ static const struct {
      "rope_parameters.rope_theta: expected rope_theta's 1e+06, found 10000"},
     {"{\"rope_theta\":null}", MT_EINVAL, "rope_parameters.rope_theta: expected a number"},
     {"{\"rope_theta\":0}", MT_EINVAL, "rope_theta: expected a number from 1"},
-    {"{\"rope_theta\":\"1e6\"}", MT_EINVAL, "rope_theta: expected a number from 1 to 1e+12, found "
-                                            "\"1e6\""},
+    {"{\"rope_theta\":\"1e6\"}", MT_EINVAL,
+     "rope_theta: expected a number from 1 to 1e+12, found \"1e6\""},
     {"{\"partial_rotary_factor\":0.5}", MT_EUNSUPPORTED, "partial_rotary_factor: a factor other"},
     {"{\"partial_rotary_factor\":2}", MT_EINVAL, "partial_rotary_factor: expected a number from"},
     {"{\"torch_dtype\":\"int8\"}", MT_EUNSUPPORTED,
@@ -162,8 +163,9 @@ static const struct {
     {"{\"hidden_size\":4095}", MT_EINVAL,
      "num_attention_heads: expected a divisor of hidden_size 4095 (there is no head_dim), found 3"},
     {"{\"intermediate_size\":\"14336\"}", MT_EINVAL, "intermediate_size: expected a whole number"},
-    {"{\"num_hidden_layers\":257}", MT_EINVAL, "num_hidden_layers: expected a whole number from 1"
-                                               " to 256, found 257"},
+    {"{\"num_hidden_layers\":257}", MT_EINVAL,
+     "num_hidden_layers: expected a whole number from 1"
+     " to 256, found 257"},
     {"{\"num_hidden_layers\":true}", MT_EINVAL, "num_hidden_layers: expected a whole number"},
     {"{\"num_attention_heads\":0}", MT_EINVAL, "num_attention_heads: expected a whole number"},
     {"{\"num_key_value_heads\":64}", MT_EINVAL, "num_key_value_heads: expected a whole number"},
