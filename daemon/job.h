@@ -2,9 +2,9 @@
  * eval`. Not an MPI program itself (see docs/architecture.md).
  *
  * Owned by one thread; nothing here blocks but job_next (which waits as long as it is told) and job_stop (bounded).
- * Every launch is a new incarnation; frames of an older one are dropped. A job directory (mode 0700, under TMPDIR) holds
- * the control socket and OpenMPI's session directory, and is removed with everything in it on death and at the end, as
- * are the shared-memory segments of the job. */
+ * Every launch is a new incarnation; frames of an older one are dropped. Each has a directory of its own
+ * (mode 0700, under TMPDIR) with the control socket and OpenMPI's session, which is removed with everything in it on death
+ * and at the end, as are the shared-memory segments of the job; what a killed daemon left is removed by the next one. */
 #ifndef MT_DAEMON_JOB_H
 #define MT_DAEMON_JOB_H
 
@@ -40,7 +40,7 @@ enum job_event_type {
     JOB_NONE,   /* timeout, or the wake descriptor is readable */
     JOB_READY,  /* all ranks loaded: facts, ready[] are valid */
     JOB_RESULT, /* job_result() is the next step's answer, valid until the next job_next */
-    JOB_LOG,    /* text: a rank's log line; level in status */
+    JOB_LOG,    /* text: a rank's log line, or a line of output (rank UINT32_MAX); level in status */
     JOB_DIED,   /* the launch failed, or the job died or hung and has been killed whole; err says why */
 };
 
@@ -52,19 +52,22 @@ struct job_event {
 
 struct job;
 
-/* Checks the options and makes the directory and socket; launches nothing. */
+/* Checks and copies the options; launches nothing. */
 int job_new(const struct job_options *options, struct job **ret, struct mt_err *reterr);
-/* Starts the next incarnation. The job must not be running. */
+/* Starts the next incarnation; the job must not be running. The processes die with the calling thread, so it must be the
+ * one that owns the job to its end. */
 int job_launch(struct job *j, struct mt_err *reterr);
 /* Waits up to timeout_ms (-1: for ever) for the next event; returns at once with JOB_NONE when wake_fd (or -1) becomes
  * readable. Does all the job's I/O, its watching and its clean-up. */
 void job_next(struct job *j, int timeout_ms, int wake_fd, struct job_event *ret);
-/* Sends a step (never more than WIRE_MAX_AHEAD unanswered: MT_ELIMIT), and WAKE to the other ranks when the job was idle.
- * Bytes that do not fit the socket now are kept and sent by job_next. */
+/* Sends the next step (they are numbered from 1 in each incarnation), and WAKE to the other ranks when the job was idle.
+ * Never more than WIRE_MAX_AHEAD are unanswered: MT_ELIMIT. MT_ECLOSED: not running; job_next tells why. Bytes that do not
+ * fit the socket now are kept and sent by job_next. */
 int job_send_step(struct job *j, const struct wire_step *step, struct mt_err *reterr);
 
-bool job_running(const struct job *j); /* launched and not dead */
+bool job_running(const struct job *j); /* launched, and JOB_DIED not yet told */
 uint64_t job_incarnation(const struct job *j);
+uint64_t job_epoch(const struct job *j); /* of the map in force; steps carry it */
 uint32_t job_ranks(const struct job *j);
 uint32_t job_unanswered(const struct job *j); /* steps sent without a result */
 /* Facts from the hello frames; NULL before the first JOB_READY of this object. */

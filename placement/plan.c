@@ -1,6 +1,7 @@
 #include "placement/plan.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* Shape within the caps; `name` is for messages. */
 static int check_shape(const char *name, int64_t layers, int64_t experts, int64_t ranks,
@@ -43,6 +44,23 @@ int plan_contiguous(uint32_t layers, uint32_t experts, uint32_t ranks, struct pl
         p.rank[i] = (uint16_t)((uint64_t)(i % experts) * ranks / experts);
     }
     *ret = p;
+    return 0;
+}
+
+int plan_copy(const struct plan *p, struct plan *ret, struct mt_err *reterr)
+{
+    size_t pairs = (size_t)p->layers * p->experts, copies = p->start[pairs];
+    struct plan q = {.layers = p->layers, .experts = p->experts, .ranks = p->ranks};
+
+    q.start = calloc(pairs + 1, sizeof *q.start);
+    q.rank = calloc(copies, sizeof *q.rank);
+    if (!q.start || !q.rank) {
+        plan_done(&q);
+        return mt_error(reterr, MT_ENOMEM, "placement: no memory for %zu copies", copies);
+    }
+    memcpy(q.start, p->start, (pairs + 1) * sizeof *q.start);
+    memcpy(q.rank, p->rank, copies * sizeof *q.rank);
+    *ret = q;
     return 0;
 }
 

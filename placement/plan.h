@@ -23,6 +23,7 @@ struct plan {
 
 /* Expert e on rank e * ranks / experts in every layer (the even, contiguous default; experts < ranks leaves ranks bare). */
 int plan_contiguous(uint32_t layers, uint32_t experts, uint32_t ranks, struct plan *ret, struct mt_err *reterr);
+int plan_copy(const struct plan *p, struct plan *ret, struct mt_err *reterr);
 /* Parses and checks; errors name the field, layer and expert. `name` is for messages. Unknown keys are ignored. */
 int plan_parse(const char *bytes, size_t len, const char *name, struct plan *ret, struct mt_err *reterr);
 int plan_read(const char *path, struct plan *ret, struct mt_err *reterr);

@@ -9,9 +9,9 @@
 #include "placement/plan.h"
 
 static const char *const TYPE_NAMES[] = {
-    [JSON_OBJECT] = "an object", [JSON_ARRAY] = "an array", [JSON_STRING] = "a string",
+    [JSON_OBJECT] = "an object",   [JSON_ARRAY] = "an array",     [JSON_STRING] = "a string",
     [JSON_INTEGER] = "an integer", [JSON_REAL] = "a real number", [JSON_TRUE] = "true",
-    [JSON_FALSE] = "false", [JSON_NULL] = "null",
+    [JSON_FALSE] = "false",        [JSON_NULL] = "null",
 };
 
 static const char *found(const json_t *v)
@@ -40,8 +40,8 @@ static int check_array(const json_t *v, const char *name, const char *where, siz
                        const char *of, struct mt_err *reterr)
 {
     if (!json_is_array(v))
-        return mt_error(reterr, MT_EINVAL, "%s: copies%s: expected an array, found %s", name,
-                        where, found(v));
+        return mt_error(reterr, MT_EINVAL, "%s: copies%s: expected an array, found %s", name, where,
+                        found(v));
     if (json_array_size(v) != want)
         return mt_error(reterr, MT_EINVAL, "%s: copies%s: expected %zu %s, found %zu", name, where,
                         want, of, json_array_size(v));
@@ -65,8 +65,7 @@ static int read_copies(const json_t *list, const char *name, size_t pair, struct
         return mt_error(reterr, MT_EINVAL,
                         "%s: copies: layer %u, expert %u: expected 1 to %u copies, found %zu", name,
                         layer, expert, p->ranks, json_array_size(list));
-    json_array_foreach(list, i, v)
-    {
+    json_array_foreach(list, i, v) {
         json_int_t rank = json_integer_value(v);
 
         if (!json_is_integer(v))
@@ -90,7 +89,8 @@ static int read_copies(const json_t *list, const char *name, size_t pair, struct
     return 0;
 }
 
-/* Copies that the file claims, at most layers * experts * ranks, so that one allocation holds them. */
+/* Copies that the file claims, at most layers * experts * ranks, so that one allocation holds them.
+ */
 static size_t count_copies(const json_t *copies)
 {
     const json_t *layer, *expert;

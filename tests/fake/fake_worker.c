@@ -1,28 +1,26 @@
-/* A worker without MPI, weights or arithmetic, for tests of whatever drives workers. It speaks api/wire.h, takes the
- * arguments of moetuner-worker, and runs alone or under mpirun (its rank is OMPI_COMM_WORLD_RANK, 0 without it).
+/* A worker without MPI, weights or arithmetic, for tests of whatever drives workers. It speaks
+ * api/wire.h, takes the arguments of moetuner-worker, and runs alone or under mpirun (its rank is
+ * OMPI_COMM_WORLD_RANK, 0 without it).
  *
- * Rank 0 checks every step as strictly as it can (sequence ids, positions, block tables, blocks owned twice, budgets)
- * and answers it by the rule in fake_model.h; a broken rule ends in FAIL with MT_EPROTO. A row of logits is 1 at the
- * next token and 0 elsewhere. Logprobs: the token itself gets -0.5, the i-th best is token i with -1 - i.
+ * Rank 0 checks every step as strictly as it can (sequence ids, positions, block tables, blocks
+ * owned twice, budgets) and answers it by the rule in fake_model.h; a broken rule ends in FAIL with
+ * MT_EPROTO. A row of logits is 1 at the next token and 0 elsewhere. Logprobs: the token itself
+ * gets -0.5, the i-th best is token i with -1 - i.
  *
  * Environment, all optional:
- *   FAKE_LAYERS=4 FAKE_EXPERTS=8 FAKE_VOCAB=384 FAKE_MAX_POSITIONS=256 FAKE_EOS=-1   the facts it tells
- *   FAKE_KV_BLOCKS=64 FAKE_BLOCK_TOKENS=16                                           its pool, per rank
- *   FAKE_LOAD_MS=0    time between MAP and READY
- *   FAKE_STEP_MS=0    time that a step takes (heartbeats go on)
- *   FAKE_SAY=text     a line that each rank writes to stderr before it dials
- *   FAKE_PIDS=DIR     each rank writes its pid to DIR/RANK
- *   FAKE_FAULT=WHAT@STEP[:RANK]   RANK (default 0) does WHAT when it gets step STEP, before it answers. Ranks above 0
- *       see no steps: for them STEP counts WAKEs. STEP 0 is before dialling.
- *         kill      SIGKILL to itself             exit      prints a line to stderr, exits with 1
- *         stop      SIGSTOP to itself             fail      FAIL frame (MT_EINTERNAL), exits with 1
- *         hang      never answers, heartbeats go on without progress
- *         garbage   sends bytes that are no frame
- *         wrong     answers with a step number one too high
- *         stale     sends an answer of the incarnation before, then the right one
- *         flood     writes 1 MiB to stdout, then answers
- *         token     (step 0) dials with a wrong token, and again with the right one
- *         mute      (step 0) dials, says nothing, and dials again to speak
+ *   FAKE_LAYERS=4 FAKE_EXPERTS=8 FAKE_VOCAB=384 FAKE_MAX_POSITIONS=256 FAKE_EOS=-1   the facts it
+ * tells FAKE_KV_BLOCKS=64 FAKE_BLOCK_TOKENS=16                                           its pool,
+ * per rank FAKE_LOAD_MS=0    time between MAP and READY FAKE_STEP_MS=0    time that a step takes
+ * (heartbeats go on) FAKE_SAY=text     a line that each rank writes to stderr before it dials
+ *   FAKE_PIDS=DIR     each rank writes its pid, and OpenMPI's segment directory, to DIR/RANK
+ *   FAKE_FAULT=WHAT@STEP[:RANK]   RANK (default 0) does WHAT when it gets step STEP, before it
+ * answers. Ranks above 0 see no steps: for them STEP counts WAKEs. STEP 0 is before dialling. kill
+ * SIGKILL to itself             exit      prints a line to stderr, exits with 1 stop      SIGSTOP
+ * to itself             fail      FAIL frame (MT_EINTERNAL), exits with 1 hang      never answers,
+ * heartbeats go on without progress garbage   sends bytes that are no frame wrong     answers with
+ * a step number one too high stale     sends an answer of the incarnation before, then the right
+ * one flood     writes 1 MiB to stdout, then answers token     (step 0) dials with a wrong token,
+ * and again with the right one mute      (step 0) dials, says nothing, and dials again to speak
  *   FAKE_ONLY=N       faults happen in incarnation N only */
 #include <errno.h>
 #include <getopt.h>
@@ -63,7 +61,7 @@ struct worker {
     struct wire_map map;
     struct wire_step step;
     struct wire_result result;
-    uint32_t *owner;                /* [ranks][kv_blocks] sequence + 1, or 0 */
+    uint32_t *owner;               /* [ranks][kv_blocks] sequence + 1, or 0 */
     uint32_t live[WIRE_MAX_RANKS]; /* sequences by home */
     struct sequence seq[WIRE_MAX_SEQS];
 };
@@ -132,7 +130,27 @@ static void send_heartbeat(void)
     flush_frames();
 }
 
-/* Waits, with heartbeats, until the socket is readable or ms have passed (-1: for ever). */
+/* How rank 0 tells the others that the job ends: a file in the job's directory, for want of a
+ * broadcast. */
+static const char *end_file(void)
+{
+    static char path[512];
+
+    snprintf(path, sizeof path, "%s/end", getenv("TMPDIR"));
+    return path;
+}
+
+static void end_job(void)
+{
+    FILE *f = fopen(end_file(), "w");
+
+    if (f)
+        fclose(f);
+    exit(0);
+}
+
+/* Waits, with heartbeats, until the socket is readable or ms have passed (-1: for ever, and without
+ * progress). */
 static void idle(int64_t ms, bool readable)
 {
     int64_t end = now_ms() + ms;
@@ -147,13 +165,17 @@ static void idle(int64_t ms, bool readable)
             left = WIRE_HEARTBEAT_MS;
         if (poll(&p, readable ? 1 : 0, (int)left) > 0)
             return;
-        if (!w.hung)
+        if (ms >= 0 && !w.hung)
             w.progress++;
+        if (w.rank && !access(end_file(), F_OK))
+            exit(0);
         send_heartbeat();
     }
 }
 
-/* --- faults -------------------------------------------------------------------------------------------------- */
+/* --- faults
+ * --------------------------------------------------------------------------------------------------
+ */
 
 static bool fault_is(const char *what, uint64_t step)
 {
@@ -206,7 +228,9 @@ static void fault(uint64_t step)
     }
 }
 
-/* --- steps --------------------------------------------------------------------------------------------------- */
+/* --- steps
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 static void admit(const struct wire_admit *a)
 {
@@ -291,9 +315,9 @@ static void answer_run(const struct wire_run *r, struct sequence *s, const int32
     out.n_entries = out.n_prompt;
     if (r->flags & WIRE_RUN_LOGITS)
         for (; out.logit_rows < r->n_tokens; out.logit_rows++)
-            logits[out.logit_rows * w.vocab +
-                   (uint32_t)fake_next(in[out.logit_rows], r->pos + out.logit_rows, &s->admit,
-                                       w.vocab)] = 1;
+            logits[out.logit_rows * w.vocab + (uint32_t)fake_next(in[out.logit_rows],
+                                                                  r->pos + out.logit_rows,
+                                                                  &s->admit, w.vocab)] = 1;
     if (r->flags & WIRE_RUN_SAMPLE) {
         out.token = fake_next(in[r->n_tokens - 1], r->pos + r->n_tokens - 1, &s->admit, w.vocab);
         if (r->n_logprobs >= 0)
@@ -337,7 +361,9 @@ static void run_step(void)
     flush_frames();
 }
 
-/* --- life ---------------------------------------------------------------------------------------------------- */
+/* --- life
+ * ----------------------------------------------------------------------------------------------------
+ */
 
 static int dial(void)
 {
@@ -439,15 +465,14 @@ static void serve_frame(void)
     else if (h.type == WIRE_WAKE)
         fault(++w.wakes);
     else if (h.type == WIRE_SHUTDOWN)
-        exit(0);
+        end_job();
 }
 
 static void read_args(int argc, char **argv)
 {
-    static const char *const NAMES[] = {"connect", "incarnation", "model", "config",
-                                        "weights", "backend", "isa", "numerics",
-                                        "threads", "spare-slots", "step-tokens", "max-seqs",
-                                        "kv-bytes", "ranks"};
+    static const char *const NAMES[] = {
+        "connect",  "incarnation", "model",       "config",      "weights",  "backend",  "isa",
+        "numerics", "threads",     "spare-slots", "step-tokens", "max-seqs", "kv-bytes", "ranks"};
     struct option table[sizeof NAMES / sizeof *NAMES + 1] = {{0}};
     int which;
 
@@ -484,7 +509,9 @@ static void begin(void)
         snprintf(path, sizeof path, "%s/%u", getenv("FAKE_PIDS"), w.rank);
         f = fopen(path, "w");
         if (f) {
-            fprintf(f, "%ld\n", (long)getpid());
+            const char *segments = getenv("OMPI_MCA_btl_vader_backing_directory");
+
+            fprintf(f, "%ld\n%s\n", (long)getpid(), segments ? segments : "-");
             fclose(f);
         }
     }
