@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define DEFAULT_SEQUENCES 64
+#define DEFAULT_SEQUENCES 16
 #define DEFAULT_MOST ((uint64_t)1 << 30)
 
 static enum dtype kv_dtype(enum numerics numerics)

@@ -19,7 +19,7 @@ struct kvcache {
 /* Bytes of one block over all layers. */
 size_t kvcache_block_bytes(const struct model_config *c, enum numerics numerics);
 
-/* Blocks that a budget buys; 0 bytes means the default: what 64 of the model's longest sequences need, but at most a
+/* Blocks that a budget buys; 0 bytes means the default: what 16 of the model's longest sequences need, but at most a
  * quarter of the memory that is available now divided by `sharers` (ranks on this host), and at most 1 GiB. MT_ELIMIT if
  * the budget is less than one block, or more than the memory available. */
 int kvcache_blocks(const struct model_config *c, enum numerics numerics, int64_t budget, uint32_t sharers,
