@@ -279,7 +279,8 @@ static int take_sample(struct batcher *b, const struct flight_run *run,
                        const struct wire_result *result, const struct wire_sample *sample,
                        batcher_event_fn *event, void *user)
 {
-    const struct wire_logprob *entries = result->logprobs + sample->logprob_at;
+    const struct wire_logprob *entries =
+        sample->n_entries ? result->logprobs + sample->logprob_at : NULL;
     struct sequence *s = run->seq;
     struct batcher_event e = {.seq = s, .user = s->spec.user, .token = -1, .n_top = sample->n_top};
     int rc;
