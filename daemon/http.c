@@ -61,7 +61,7 @@ static struct conn *conn_new(struct http *h, struct MHD_Connection *mhd)
     c->fd = fd->connect_fd;
     describe_remote(at ? at->client_addr : NULL, c->remote);
     pthread_mutex_lock(&h->lock);
-    watch_receive(c);
+    http_watch_receive(c);
     pthread_mutex_unlock(&h->lock);
     return c;
 }
@@ -69,7 +69,7 @@ static struct conn *conn_new(struct http *h, struct MHD_Connection *mhd)
 static void conn_free(struct conn *c)
 {
     pthread_mutex_lock(&c->http->lock);
-    watch_received(c);
+    http_watch_received(c);
     pthread_mutex_unlock(&c->http->lock);
     free(c);
 }
@@ -157,8 +157,8 @@ static void exchange_detach(struct exchange *x)
     struct http *h = x->http;
 
     pthread_mutex_lock(&h->lock);
-    watch_answered(x);
-    watch_receive(x->conn);
+    http_watch_answered(x);
+    http_watch_receive(x->conn);
     while (x->wakers) {
         struct http_waker *w = x->wakers;
 
@@ -290,7 +290,7 @@ static void exchange_dispatch(struct exchange *x)
 
     x->dispatched = true;
     pthread_mutex_lock(&x->http->lock);
-    watch_received(x->conn);
+    http_watch_received(x->conn);
     pthread_mutex_unlock(&x->http->lock);
     if (x->overflow) {
         exchange_refuse(x, 413, "the request body is larger than this server allows");
@@ -320,7 +320,7 @@ static enum MHD_Result exchange_collect(struct exchange *x, const char *bytes, s
     if (!x->overflow)
         return MHD_YES;
     x->waste += n;
-    return x->waste > x->http->options.max_body ? MHD_NO : MHD_YES;
+    return x->waste > 2 * x->http->options.max_body ? MHD_NO : MHD_YES;
 }
 
 static enum MHD_Result http_access(void *arg, struct MHD_Connection *mhd, const char *path,
@@ -336,11 +336,12 @@ static enum MHD_Result http_access(void *arg, struct MHD_Connection *mhd, const 
         if (!x)
             return MHD_NO;
         *context = x;
-        status = check_request(x, version, &why);
+        status = http_check(x, version, &why);
         if (!status)
             return MHD_YES;
         exchange_refuse(x, status, why);
-        return answer_drive(x); /* answered before its body: libmicrohttpd closes the connection */
+        return http_answer_drive(
+            x); /* answered before its body: libmicrohttpd closes the connection */
     }
     if (*upload_len) {
         enum MHD_Result more = exchange_collect(x, upload, *upload_len);
@@ -350,7 +351,7 @@ static enum MHD_Result http_access(void *arg, struct MHD_Connection *mhd, const 
     }
     if (!x->dispatched)
         exchange_dispatch(x);
-    return answer_drive(x);
+    return http_answer_drive(x);
 }
 
 static size_t keep_escapes(void *arg, struct MHD_Connection *mhd, char *text)
@@ -418,7 +419,7 @@ int http_start(const struct http_options *options, int fd, struct http **ret, st
     if (!h->watch_fds || !h->watch_xs)
         status = mt_error(reterr, MT_ENOMEM, "the HTTP server: out of memory");
     else
-        status = watch_start(h, reterr);
+        status = http_watch_start(h, reterr);
     if (!status)
         status = start_mhd(h, reterr);
     if (status) {
@@ -426,7 +427,7 @@ int http_start(const struct http_options *options, int fd, struct http **ret, st
         h->stopping = true;
         pthread_cond_broadcast(&h->changed);
         pthread_mutex_unlock(&h->lock);
-        watch_stop(h);
+        http_watch_stop(h);
         http_destroy(h);
         return status;
     }
@@ -467,10 +468,10 @@ void http_free(struct http *h)
     /* libmicrohttpd aborts when it is stopped with a suspended connection; with `stopping` set,
      * none is suspended anew. */
     TAILQ_FOREACH (x, &h->waiting, link)
-        answer_rouse(x);
+        http_answer_rouse(x);
     pthread_cond_broadcast(&h->changed);
     pthread_mutex_unlock(&h->lock);
-    watch_stop(h);
+    http_watch_stop(h);
     MHD_stop_daemon(h->mhd);
     http_destroy(h);
 }

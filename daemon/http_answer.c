@@ -49,7 +49,7 @@ void exchange_answer(struct exchange *x, const struct answer_ops *ops, void *sta
     buf_done(&x->out);
     buf_init(&x->out, ANSWER_MAX_OUT);
     pthread_mutex_lock(&x->http->lock);
-    watch_answer(x);
+    http_watch_answer(x);
     pthread_mutex_unlock(&x->http->lock);
 }
 
@@ -80,7 +80,7 @@ struct http_waker *exchange_waker(struct exchange *x, const void *key)
     return w;
 }
 
-void answer_rouse(struct exchange *x)
+void http_answer_rouse(struct exchange *x)
 {
     x->awake = true;
     if (!x->asleep)
@@ -95,7 +95,7 @@ void http_wake(struct http_waker *w, const void *key)
 
     pthread_mutex_lock(&h->lock);
     if (w->key == key)
-        answer_rouse(w->x);
+        http_answer_rouse(w->x);
     pthread_mutex_unlock(&h->lock);
 }
 
@@ -134,7 +134,7 @@ static enum answer_step answer_pull(struct exchange *x)
         return step;
     x->ended = true;
     pthread_mutex_lock(&x->http->lock);
-    watch_answered(x);
+    http_watch_answered(x);
     pthread_mutex_unlock(&x->http->lock);
     return step;
 }
@@ -215,7 +215,7 @@ static enum MHD_Result answer_queue(struct exchange *x)
     return ok;
 }
 
-enum MHD_Result answer_drive(struct exchange *x)
+enum MHD_Result http_answer_drive(struct exchange *x)
 {
     if (!x->answer || x->streamed)
         return answer_queue(x);

@@ -48,7 +48,7 @@ static int refuse(const char **ret_why, int status, const char *why)
     return status;
 }
 
-int check_request(struct exchange *x, const char *version, const char **ret_why)
+int http_check(struct exchange *x, const char *version, const char **ret_why)
 {
     struct framing f = {0};
     size_t len = strlen(x->path);

@@ -94,23 +94,23 @@ uint64_t http_now_us(void); /* CLOCK_MONOTONIC */
 
 /* http_watch.c: a thread that looks after connections which libmicrohttpd does not poll, or not
  * strictly enough. The functions below need http.lock, except start and stop. */
-int watch_start(struct http *h, struct mt_err *reterr);
-void watch_stop(struct http *h); /* joins; http.stopping must be set */
-/* From now on the connection has receive_ms to deliver a request, until watch_received. */
-void watch_receive(struct conn *c);
-void watch_received(struct conn *c);
-/* From now on the exchange's client is watched for leaving, until watch_answered. */
-void watch_answer(struct exchange *x);
-void watch_answered(struct exchange *x);
+int http_watch_start(struct http *h, struct mt_err *reterr);
+void http_watch_stop(struct http *h); /* joins; http.stopping must be set */
+/* From now on the connection has receive_ms to deliver a request, until http_watch_received. */
+void http_watch_receive(struct conn *c);
+void http_watch_received(struct conn *c);
+/* From now on the exchange's client is watched for leaving, until http_watch_answered. */
+void http_watch_answer(struct exchange *x);
+void http_watch_answered(struct exchange *x);
 
 /* http_answer.c */
 /* Queues the exchange's answer as far as it is there, or puts the connection to sleep until more
  * is. */
-enum MHD_Result answer_drive(struct exchange *x);
-void answer_rouse(struct exchange *x); /* wakes the connection up; needs http.lock */
+enum MHD_Result http_answer_drive(struct exchange *x);
+void http_answer_rouse(struct exchange *x); /* wakes the connection up; needs http.lock */
 
 /* http_check.c: what libmicrohttpd 0.9.75 lets through and must not. 0, or the status to refuse
  * with. */
-int check_request(struct exchange *x, const char *version, const char **ret_why);
+int http_check(struct exchange *x, const char *version, const char **ret_why);
 
 #endif

@@ -30,7 +30,7 @@ static uint64_t receive_deadline(const struct conn *c)
     return c->since_us + (uint64_t)c->http->options.receive_ms * 1000;
 }
 
-void watch_receive(struct conn *c)
+void http_watch_receive(struct conn *c)
 {
     if (c->receiving)
         TAILQ_REMOVE(&c->http->receiving, c, link);
@@ -40,7 +40,7 @@ void watch_receive(struct conn *c)
     watch_by(c->http, receive_deadline(c));
 }
 
-void watch_received(struct conn *c)
+void http_watch_received(struct conn *c)
 {
     if (!c->receiving)
         return;
@@ -48,14 +48,14 @@ void watch_received(struct conn *c)
     TAILQ_REMOVE(&c->http->receiving, c, link);
 }
 
-void watch_answer(struct exchange *x)
+void http_watch_answer(struct exchange *x)
 {
     x->waiting = true;
     TAILQ_INSERT_TAIL(&x->http->waiting, x, link);
     watch_by(x->http, http_now_us() + WATCH_US);
 }
 
-void watch_answered(struct exchange *x)
+void http_watch_answered(struct exchange *x)
 {
     if (!x->waiting)
         return;
@@ -69,7 +69,7 @@ static void watch_overdue(struct http *h, uint64_t now)
     struct conn *c;
 
     while ((c = TAILQ_FIRST(&h->receiving)) && receive_deadline(c) <= now) {
-        watch_received(c);
+        http_watch_received(c);
         shutdown(c->fd, SHUT_RDWR);
     }
 }
@@ -93,9 +93,9 @@ static void watch_gone(struct http *h)
             continue;
         x = h->watch_xs[i];
         x->gone = true;
-        watch_answered(x);
+        http_watch_answered(x);
         shutdown(x->conn->fd, SHUT_RDWR);
-        answer_rouse(x);
+        http_answer_rouse(x);
     }
 }
 
@@ -135,7 +135,7 @@ static void *watch_run(void *arg)
     return NULL;
 }
 
-int watch_start(struct http *h, struct mt_err *reterr)
+int http_watch_start(struct http *h, struct mt_err *reterr)
 {
     int err = pthread_create(&h->watcher, NULL, watch_run, h);
 
@@ -145,7 +145,7 @@ int watch_start(struct http *h, struct mt_err *reterr)
     return 0;
 }
 
-void watch_stop(struct http *h)
+void http_watch_stop(struct http *h)
 {
     if (!h->watcher_started)
         return;
