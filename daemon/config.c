@@ -17,8 +17,8 @@ static const char *const LOG_LEVELS[] = {"error", "warn", "info", "debug", NULL}
 
 /* Rows are written short: the field's name, its type, default, bounds, the value's name in help,
  * and the help itself. */
-#define ROW(name, type, field, value, min, max, choices, arg, section, help)                     \
-    {                                                                                            \
+#define ROW(name, type, field, value, min, max, choices, arg, section, help) \
+    { \
         name, type, offsetof(struct config, field), value, min, max, choices, arg, section, help \
     }
 #define TEXT(name, field, value, arg, section, help) \

@@ -467,7 +467,7 @@ void http_free(struct http *h)
     h->stopping = true;
     /* libmicrohttpd aborts when it is stopped with a suspended connection; with `stopping` set,
      * none is suspended anew. */
-    TAILQ_FOREACH (x, &h->waiting, link)
+    TAILQ_FOREACH(x, &h->waiting, link)
         http_answer_rouse(x);
     pthread_cond_broadcast(&h->changed);
     pthread_mutex_unlock(&h->lock);

@@ -80,7 +80,7 @@ static void watch_gone(struct http *h)
     struct exchange *x;
     uint32_t n = 0;
 
-    TAILQ_FOREACH (x, &h->waiting, link) {
+    TAILQ_FOREACH(x, &h->waiting, link) {
         if (n == h->options.max_connections)
             break;
         h->watch_xs[n] = x;

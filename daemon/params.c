@@ -176,17 +176,13 @@ static bool is_text(const json_t *value, const char *text)
 static bool changes_nothing(const json_t *value, const char *harmless)
 {
     switch (json_typeof(value)) {
-    case JSON_NULL:
-        return true;
-    case JSON_TRUE:
-        return harmless && !strcmp(harmless, "true");
+    case JSON_NULL: return true;
+    case JSON_TRUE: return harmless && !strcmp(harmless, "true");
     case JSON_FALSE: /* a switch that is on by default is changed by false */
         return !harmless || strcmp(harmless, "true") != 0;
     case JSON_INTEGER:
-    case JSON_REAL:
-        return json_number_value(value) == (harmless && !strcmp(harmless, "1") ? 1 : 0);
-    case JSON_STRING:
-        return !json_string_length(value) || (harmless && is_text(value, harmless));
+    case JSON_REAL: return json_number_value(value) == (harmless && !strcmp(harmless, "1") ? 1 : 0);
+    case JSON_STRING: return !json_string_length(value) || (harmless && is_text(value, harmless));
     case JSON_ARRAY: /* ["text"] */
         return !json_array_size(value) || (harmless && json_array_size(value) == 1 &&
                                            is_text(json_array_get(value, 0), harmless));

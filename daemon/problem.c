@@ -43,16 +43,11 @@ bool problem_set(struct problem *p, int status, const char *code, const char *fo
 bool problem_from(struct problem *p, const struct mt_err *err)
 {
     switch (err->status) {
-    case MT_EINVAL:
-        return problem_set(p, 400, NULL, "%s", err->text);
-    case MT_ELIMIT:
-        return problem_set(p, 429, "rate_limit_exceeded", "%s", err->text);
-    case MT_ECLOSED:
-        return problem_set(p, 503, "unavailable", "%s", err->text);
-    case MT_ETIMEOUT:
-        return problem_set(p, 504, "timeout", "%s", err->text);
-    default:
-        return problem_set(p, 500, NULL, "%s", err->text);
+    case MT_EINVAL: return problem_set(p, 400, NULL, "%s", err->text);
+    case MT_ELIMIT: return problem_set(p, 429, "rate_limit_exceeded", "%s", err->text);
+    case MT_ECLOSED: return problem_set(p, 503, "unavailable", "%s", err->text);
+    case MT_ETIMEOUT: return problem_set(p, 504, "timeout", "%s", err->text);
+    default: return problem_set(p, 500, NULL, "%s", err->text);
     }
 }
 

@@ -184,8 +184,8 @@ json_t *reply_envelope(struct generation *g, json_t *choices, json_t *usage)
     if (root && g->chat && g->return_token_ids && !g->told_prompt) {
         const struct request *r = g->requests[0].request;
 
-        g->told_prompt = !json_object_set_new(root, "prompt_token_ids",
-                                              ids_json(r->prompt, r->n_prompt));
+        g->told_prompt =
+            !json_object_set_new(root, "prompt_token_ids", ids_json(r->prompt, r->n_prompt));
     }
     if (root && usage)
         json_object_set_new(root, "usage", usage);
