@@ -21,9 +21,7 @@ int64_t job_now_ms(void)
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
-/* --- making
- * -------------------------------------------------------------------------------------------------------
- */
+/* --- making --- */
 
 static int check_options(const struct job_options *o, struct mt_err *reterr)
 {
@@ -118,9 +116,7 @@ static void forget(struct job *j)
     j->sent = j->answered = 0;
 }
 
-/* --- dying
- * --------------------------------------------------------------------------------------------------------
- */
+/* --- dying --- */
 
 void job_condemn(struct job *j, uint32_t rank, bool final, int status, const char *format, ...)
 {
@@ -155,8 +151,8 @@ static void explain(struct job *j)
     else if (j->exited && WIFSIGNALED(j->exit_status))
         snprintf(how, sizeof how, "; %s was ended by signal %d (%s)", who, WTERMSIG(j->exit_status),
                  strsignal(WTERMSIG(j->exit_status)));
-    if (j->final && j->ran)
-        return;
+    if (j->final && (j->ran || j->why.status != MT_ETIMEOUT))
+        return; /* the reason says all */
     snprintf(text, sizeof text, "%.150s%s%s%.255s", j->why.text, j->final ? "" : how,
              j->said[0] || j->block[0] ? ": " : "", j->said[0] ? j->said : j->block);
     memcpy(j->why.text, text, sizeof text);
@@ -190,9 +186,7 @@ static bool die(struct job *j, struct job_event *ret)
     return true;
 }
 
-/* --- output
- * -------------------------------------------------------------------------------------------------------
- */
+/* --- output --- */
 
 static void append(char *to, size_t size, const char *line)
 {
@@ -245,9 +239,7 @@ static bool next_line(struct job *j, struct job_event *ret)
     return false;
 }
 
-/* --- watching
- * -----------------------------------------------------------------------------------------------------
- */
+/* --- watching --- */
 
 static int64_t earlier(int64_t a, int64_t b)
 {
@@ -341,9 +333,7 @@ void job_next(struct job *j, int timeout_ms, int wake_fd, struct job_event *ret)
     }
 }
 
-/* --- steps
- * --------------------------------------------------------------------------------------------------------
- */
+/* --- steps --- */
 
 static void wake_others(struct job *j)
 {
@@ -432,9 +422,7 @@ const struct plan *job_plan(const struct job *j)
     return j->options.plan ? j->options.plan : &j->plan;
 }
 
-/* --- stopping
- * -----------------------------------------------------------------------------------------------------
- */
+/* --- stopping --- */
 
 /* Nobody will ask for these any more; reading on keeps the ranks from blocking on their way out. */
 static void discard(struct job *j)

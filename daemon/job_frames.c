@@ -12,9 +12,7 @@ static bool token_equal(const uint8_t *a, const uint8_t *b)
     return !different;
 }
 
-/* --- HELLO
- * ----------------------------------------------------------------------------------------------------
- */
+/* --- HELLO --- */
 
 /* The map that rank 0 is given: the plan with the copies after the primary in ascending order, as
  * the wire wants. */
@@ -143,8 +141,7 @@ bool job_frames_greet(struct job *j)
     return joined;
 }
 
-/* --- the other frames
- * ----------------------------------------------------------------------------------------- */
+/* --- the other frames --- */
 
 static bool on_ready(struct job *j, uint32_t rank, const uint8_t *body, uint32_t len,
                      struct job_event *ret, struct mt_err *reterr)

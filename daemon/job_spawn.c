@@ -260,9 +260,7 @@ void job_options_done(struct job_options *o)
     }
 }
 
-/* --- the child
- * ----------------------------------------------------------------------------------------------------
- */
+/* --- the child --- */
 
 struct launch {
     char **argv, **envp;
@@ -416,9 +414,7 @@ int job_spawn(struct job *j, struct mt_err *reterr)
     return rc;
 }
 
-/* --- the end
- * ------------------------------------------------------------------------------------------------------
- */
+/* --- the end --- */
 
 void job_reap(struct job *j)
 {

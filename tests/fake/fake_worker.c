@@ -173,9 +173,7 @@ static void idle(int64_t ms, bool readable)
     }
 }
 
-/* --- faults
- * --------------------------------------------------------------------------------------------------
- */
+/* --- faults --- */
 
 static bool fault_is(const char *what, uint64_t step)
 {
@@ -228,9 +226,7 @@ static void fault(uint64_t step)
     }
 }
 
-/* --- steps
- * ---------------------------------------------------------------------------------------------------
- */
+/* --- steps --- */
 
 static void admit(const struct wire_admit *a)
 {
@@ -361,9 +357,7 @@ static void run_step(void)
     flush_frames();
 }
 
-/* --- life
- * ----------------------------------------------------------------------------------------------------
- */
+/* --- life --- */
 
 static int dial(void)
 {

@@ -58,7 +58,7 @@ static int set_up(void **state)
     assert_true(n > 0);
     w->worker[n] = 0;
     *strrchr(w->worker, '/') = 0; /* build/unit/daemon */
-    strcat(w->worker, "/../../fake/fake_worker");
+    strcat(w->worker, "/../../tests/fake/fake_worker");
     w->options = (struct job_options){.worker = w->worker,
                                       .model = "/nowhere",
                                       .backend = "cpu",
@@ -264,8 +264,7 @@ static void expect_result(struct world *w, uint64_t n)
     assert_int_equal(r->samples[0].token, sampled(n));
 }
 
-/* --- a job that works
- * --------------------------------------------------------------------------------------------- */
+/* --- a job that works --- */
 
 static void serve(struct world *w, uint32_t ranks)
 {
@@ -358,9 +357,7 @@ static void test_plan_given(void **state)
     plan_done(&plan);
 }
 
-/* --- faults
- * -------------------------------------------------------------------------------------------------------
- */
+/* --- faults --- */
 
 struct fault_case {
     const char *fault;
@@ -568,9 +565,7 @@ static void test_launch_fails(void **state)
     assert_null(w->job);
 }
 
-/* --- what is left
- * -------------------------------------------------------------------------------------------------
- */
+/* --- what is left --- */
 
 static void touch_segment(const struct world *w)
 {
