@@ -56,7 +56,7 @@ CPU_SRC       := $(wildcard kernels/cpu/*.c)
 CPU_OBJ       := $(foreach i,$(ISAS),$(patsubst %.c,$(B)/obj/%.$(i).o,$(CPU_SRC)))
 
 # --- for everyone ------------------------------------------------------------------------------------
-.PHONY: all run test test-long bench deps detect lint format fuzz fuzz-targets clean help programs tests force
+.PHONY: all run test test-long bench deps detect lint tidy format fuzz fuzz-targets clean help programs tests force
 .DEFAULT_GOAL := all
 .SECONDARY:
 
@@ -82,7 +82,7 @@ deps: ## installs missing packages (Debian 12, Ubuntu 24.04); prints the list el
 	@.ci/deps.sh
 
 lint: ## formatting, clang-tidy, include rules, size limits
-	@B=$(B) tests/lint/run.sh
+	+@MAKE='$(MAKE)' tests/lint/run.sh
 
 format: ## applies .clang-format
 	@git ls-files '*.c' '*.h' | xargs clang-format -i
@@ -110,7 +110,7 @@ $(B)/$(1): force | $(B)/
 	@printf '%s\n' '$(2)' | cmp -s - $$@ || printf '%s\n' '$(2)' >$$@
 endef
 $(eval $(call STAMP_RULE,flags,$(CC) $(filter-out -Werror,$(ALL_CFLAGS)) $(LDFLAGS)))
-$(eval $(call STAMP_RULE,sources,$(sort $(foreach d,$(DIRS),$(wildcard $(d)/*.c)) $(CPU_SRC) $(wildcard tests/*/*.c tests/unit/*/*.c))))
+$(foreach d,$(DIRS),$(eval $(call STAMP_RULE,sources-$(d),$(sort $(wildcard $(d)/*.c $(d)/cpu/*.c tests/unit/$(d)/*.c)))))
 
 $(B)/moetunerd: $(B)/obj/daemon/main.o $(call libs_of,daemon)
 	$(call say,LD,$@)
@@ -125,7 +125,7 @@ $(B)/moetuner: $(B)/obj/cli/main.o $(call libs_of,cli)
 	$(Q)$(link) $(EXT_cli) $(LDLIBS)
 
 define LIB_RULE
-$(B)/lib$(1).a: $(call objs,$(call lib_src,$(1))) $(if $(filter kernels,$(1)),$(CPU_OBJ)) $(B)/sources
+$(B)/lib$(1).a: $(call objs,$(call lib_src,$(1))) $(if $(filter kernels,$(1)),$(CPU_OBJ)) $(B)/sources-$(1)
 	$$(call say,AR,$$@)
 	$(Q)rm -f $$@ && ar rcs $$@ $$(filter %.o,$$^)
 endef
@@ -156,7 +156,7 @@ tests: $(UNIT_BIN) $(TEST_BIN)
 bench: $(BENCH) programs ## builds the programs of tests/bench
 
 define UNIT_RULE
-$(B)/unit/$(1)/%: $(B)/obj/tests/unit/$(1)/%.o $(call objs,$(filter-out tests/unit/$(1)/test_%.c,$(wildcard tests/unit/$(1)/*.c))) $(call libs_of,$(1)) $(B)/sources
+$(B)/unit/$(1)/%: $(B)/obj/tests/unit/$(1)/%.o $(call objs,$(filter-out tests/unit/$(1)/test_%.c,$(wildcard tests/unit/$(1)/*.c))) $(call libs_of,$(1)) $(B)/sources-$(1)
 	$$(call say,LD,$$@)
 	$(Q)$$(link) -lcmocka $(EXT_$(1)) -Wl,--as-needed -lcurl $(LDLIBS)
 endef
@@ -177,5 +177,16 @@ fuzz-targets:
 
 fuzz: fuzz-targets ## runs each fuzz target for FUZZ_SECONDS (60), new inputs in build/fuzz/corpus
 	@FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) tests/run.sh fuzz
+
+# --- lint --------------------------------------------------------------------------------------------
+HEADERS := $(wildcard $(addsuffix /*.h,$(DIRS) tests/* tests/unit/*))
+
+tidy: $(patsubst %.c,build/tidy/%,$(shell git ls-files '*.c'))
+
+build/tidy/%: %.c $(HEADERS) .clang-tidy tests/.clang-tidy
+	$(call say,TIDY,$<)
+	$(Q)mkdir -p $(@D) && clang-tidy --quiet $< -- -std=c17 -D_GNU_SOURCE -I. $(MPI_CFLAGS) \
+	  $(if $(filter kernels/cpu/%,$<),-DKERNELS_ISA_avx2 $(ISA_avx2)) 2>$@.log || { cat $@.log; exit 1; }
+	@touch $@
 
 -include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
