@@ -10,221 +10,7 @@
 
 #include <cmocka.h>
 
-#include "daemon/http.h"
-#include "daemon/routes.h"
-#include "fake_backend.h"
-#include "web.h"
-
-static struct site {
-    struct fake_backend *engine;
-    struct tokenizer *tokenizer;
-    struct chat_template *chat;
-    struct metrics *metrics;
-    struct routes routes;
-    struct http *http;
-    int port;
-} site;
-
-static int set_up(void **state)
-{
-    static const char CHAT[] =
-        "{\"chat_template\":\"{% for message in messages %}<|im_start|>{{ message['role'] }}\\n"
-        "{{ message['content'] }}<|im_end|>\\n{% endfor %}{% if add_generation_prompt %}"
-        "<|im_start|>assistant\\n{% endif %}\"}";
-    struct http_options o = {.threads = 2,
-                             .max_connections = 256,
-                             .max_uri = 1000,
-                             .max_header = 32768,
-                             .max_body = 1 << 20,
-                             .receive_ms = 60000,
-                             .stall_ms = 60000,
-                             .routes = ROUTES,
-                             .user = &site.routes,
-                             .refuse = routes_refuse};
-    struct mt_err err = {0};
-    int fd;
-
-    (void)state;
-    memset(&site, 0, sizeof site);
-    site.engine = fake_backend_new();
-    site.tokenizer = fake_tokenizer();
-    site.metrics = metrics_new();
-    assert_non_null(site.metrics);
-    if (chat_parse(CHAT, strlen(CHAT), "test", &site.chat, &err))
-        fail_msg("%s", err.text);
-    site.routes = (struct routes){.backend = fake_backend_ops(site.engine),
-                                  .tokenizer = site.tokenizer,
-                                  .chat = site.chat,
-                                  .metrics = site.metrics,
-                                  .model = "org/tiny",
-                                  .started_s = 1234,
-                                  .limits = {.prompts = 8,
-                                             .choices = 8,
-                                             .sequences = 16,
-                                             .stops = 4,
-                                             .stop_bytes = 100,
-                                             .logprobs = 20,
-                                             .messages = 10,
-                                             .json_depth = 20}};
-    assert_int_equal(http_listen_tcp("127.0.0.1", 0, &fd, &site.port, NULL), 0);
-    assert_int_equal(http_start(&o, fd, &site.http, NULL), 0);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    http_free(site.http);
-    fake_backend_hold(site.engine, false);
-    fake_backend_await_idle(site.engine);
-    fake_backend_free(site.engine);
-    metrics_free(site.metrics);
-    chat_free(site.chat);
-    tokenizer_free(site.tokenizer);
-    return 0;
-}
-
-/* --- helpers --- */
-
-static json_t *call(const char *path, const char *body, int status)
-{
-    struct web_reply r;
-    json_t *root;
-
-    web_call(site.port, path, body, &r);
-    if (r.status != status)
-        fail_msg("%s %s: expected %d, found %d %s", path, body ? body : "", status, r.status,
-                 web_body(&r));
-    assert_true(r.whole);
-    assert_string_equal(web_header(&r, "Content-Type"), "application/json");
-    root = json_loads(web_body(&r), 0, NULL);
-    assert_non_null(root);
-    web_done(&r);
-    return root;
-}
-
-/* A value by its path: "choices.0.text". */
-static const json_t *at(const json_t *value, const char *path)
-{
-    char name[64];
-
-    while (value && *path) {
-        size_t n = strcspn(path, ".");
-
-        snprintf(name, sizeof name, "%.*s", (int)n, path);
-        value = json_is_array(value) ? json_array_get(value, (size_t)atoi(name))
-                                     : json_object_get(value, name);
-        path += n + (path[n] == '.');
-    }
-    return value;
-}
-
-static const char *text_at(const json_t *root, const char *path)
-{
-    const char *text = json_string_value(at(root, path));
-
-    if (!text)
-        fail_msg("no text at %s", path);
-    return text;
-}
-
-static long long number_at(const json_t *root, const char *path)
-{
-    if (!json_is_integer(at(root, path)))
-        fail_msg("no integer at %s", path);
-    return json_integer_value(at(root, path));
-}
-
-/* What choice c says in n tokens; an unfinished character is not shown. */
-static const char *said(unsigned c, unsigned n)
-{
-    static char text[FAKE_POSITIONS + 1];
-    size_t len = 0, whole = 0;
-
-    for (; len < n; len++) {
-        text[len] = FAKE_TEXT[(c + len) % strlen(FAKE_TEXT)];
-        if ((text[len] & 0xc0) != 0x80)
-            whole = len; /* a character begins here */
-    }
-    if ((text[whole] & 0x80) && len - whole < (size_t)((text[whole] & 0xe0) == 0xc0 ? 2 : 3))
-        len = whole;
-    text[len] = 0;
-    return text;
-}
-
-/* The events of a stream, as an array; checks its framing. */
-static json_t *stream_of(struct web_reply *r)
-{
-    json_t *events = json_array();
-    const char *line = web_body(r);
-
-    assert_int_equal(r->status, 200);
-    assert_true(r->whole);
-    assert_int_equal(strncmp(web_header(r, "Content-Type"), "text/event-stream", 17), 0);
-    line = web_body(r);
-    for (;;) {
-        const char *end = strstr(line, "\n\n");
-        json_t *event;
-
-        assert_non_null(end);
-        assert_int_equal(strncmp(line, "data: ", 6), 0);
-        if (!strcmp(line, "data: [DONE]\n\n"))
-            return events;
-        event = json_loadb(line + 6, (size_t)(end - line - 6), 0, NULL);
-        assert_non_null(event);
-        json_array_append_new(events, event);
-        line = end + 2;
-    }
-}
-
-static json_t *stream(const char *path, const char *body)
-{
-    struct web_reply r;
-    json_t *events;
-
-    web_call(site.port, path, body, &r);
-    events = stream_of(&r);
-    web_done(&r);
-    return events;
-}
-
-/* All text of one choice of a stream. */
-static char *joined(const json_t *events, const char *field, int index)
-{
-    struct buf text;
-
-    buf_init(&text, 1 << 20);
-    for (size_t i = 0; i < json_array_size(events); i++) {
-        const json_t *choices = json_object_get(json_array_get(events, i), "choices");
-
-        for (size_t k = 0; k < json_array_size(choices); k++) {
-            const json_t *choice = json_array_get(choices, k);
-
-            if (number_at(choice, "index") == index && at(choice, field))
-                buf_puts(&text, text_at(choice, field));
-        }
-    }
-    return buf_steal(&text);
-}
-
-static void check_error(const char *path, const char *body, int status, const char *param,
-                        const char *code, const char *message)
-{
-    json_t *root = call(path, body, status);
-
-    if (!strstr(text_at(root, "error.message"), message))
-        fail_msg("%s: %s", body, text_at(root, "error.message"));
-    assert_non_null(text_at(root, "error.type"));
-    if (param)
-        assert_string_equal(text_at(root, "error.param"), param);
-    else
-        assert_true(json_is_null(at(root, "error.param")));
-    if (code)
-        assert_string_equal(text_at(root, "error.code"), code);
-    else
-        assert_true(json_is_null(at(root, "error.code")));
-    json_decref(root);
-}
+#include "api_site.h"
 
 /* --- what the server says of itself --- */
 
@@ -255,123 +41,127 @@ static void test_info(void **state)
     fake_backend_state(site.engine, ENGINE_DRAINING, true);
     check_text("/readyz", 503, "draining");
     fake_backend_state(site.engine, ENGINE_READY, true);
-    root = call("/version", NULL, 200);
-    assert_non_null(text_at(root, "version"));
+    root = site_call("/version", NULL, 200);
+    assert_non_null(json_text_at(root, "version"));
     json_decref(root);
-    root = call("/v1/models", NULL, 200);
-    assert_string_equal(text_at(root, "object"), "list");
-    assert_string_equal(text_at(root, "data.0.id"), "org/tiny");
-    assert_int_equal(number_at(root, "data.0.created"), 1234);
-    assert_int_equal(number_at(root, "data.0.max_model_len"), FAKE_POSITIONS);
+    root = site_call("/v1/models", NULL, 200);
+    assert_string_equal(json_text_at(root, "object"), "list");
+    assert_string_equal(json_text_at(root, "data.0.id"), "org/tiny");
+    assert_int_equal(json_number_at(root, "data.0.created"), 1234);
+    assert_int_equal(json_number_at(root, "data.0.max_model_len"), FAKE_POSITIONS);
     json_decref(root);
-    root = call("/v1/models/org/tiny", NULL, 200);
-    assert_string_equal(text_at(root, "object"), "model");
+    root = site_call("/v1/models/org/tiny", NULL, 200);
+    assert_string_equal(json_text_at(root, "object"), "model");
     json_decref(root);
-    root = call("/v1/models/org%2Ftin%79", NULL, 200);
+    root = site_call("/v1/models/org%2Ftin%79", NULL, 200);
     json_decref(root);
-    check_error("/v1/models/other", NULL, 404, "model", "model_not_found",
-                "'other' does not exist");
-    check_error("/v1/models/org%2", NULL, 404, "model", "model_not_found", "does not exist");
-    check_error("/v1/nothing", NULL, 404, NULL, NULL, "no such path");
-    check_error("/v1/completions", NULL, 405, NULL, NULL, "method");
+    site_check_error("/v1/models/other", NULL, 404, "model", "model_not_found",
+                     "'other' does not exist");
+    site_check_error("/v1/models/org%2", NULL, 404, "model", "model_not_found", "does not exist");
+    site_check_error("/v1/nothing", NULL, 404, NULL, NULL, "no such path");
+    site_check_error("/v1/completions", NULL, 405, NULL, NULL, "method");
 }
 
 static void test_tokens(void **state)
 {
-    json_t *root = call("/tokenize", "{\"prompt\":\"a\\u00e9<|end|>\"}", 200);
+    json_t *root = site_call("/tokenize", "{\"prompt\":\"a\\u00e9<|end|>\"}", 200);
 
     (void)state;
-    assert_int_equal(number_at(root, "count"), 4);
-    assert_int_equal(number_at(root, "tokens.0"), 'a');
-    assert_int_equal(number_at(root, "tokens.1"), 0xc3);
-    assert_int_equal(number_at(root, "tokens.3"), 256);
-    assert_int_equal(number_at(root, "max_model_len"), FAKE_POSITIONS);
+    assert_int_equal(json_number_at(root, "count"), 4);
+    assert_int_equal(json_number_at(root, "tokens.0"), 'a');
+    assert_int_equal(json_number_at(root, "tokens.1"), 0xc3);
+    assert_int_equal(json_number_at(root, "tokens.3"), 256);
+    assert_int_equal(json_number_at(root, "max_model_len"), FAKE_POSITIONS);
     json_decref(root);
-    root = call("/detokenize", "{\"tokens\":[97,195,169,98]}", 200);
-    assert_string_equal(text_at(root, "prompt"), "a\xc3\xa9"
-                                                 "b");
+    root = site_call("/detokenize", "{\"tokens\":[97,195,169,98]}", 200);
+    assert_string_equal(json_text_at(root, "prompt"), "a\xc3\xa9"
+                                                      "b");
     json_decref(root);
-    check_error("/tokenize", "{}", 400, "prompt", NULL, "but got nothing");
-    check_error("/tokenize", "{\"prompt\":[1]}", 400, "prompt", NULL, "but got an array");
-    check_error("/tokenize", "{\"prompt\":\"a\",\"add_special_tokens\":1}", 400,
-                "add_special_tokens", NULL, "boolean");
-    check_error("/tokenize", "{\"prompt\":\"a\",\"model\":\"x\"}", 404, "model", "model_not_found",
-                "'x'");
-    check_error("/detokenize", "{\"tokens\":\"a\"}", 400, "tokens", NULL, "but got a string");
-    check_error("/detokenize", "{\"tokens\":[\"a\"]}", 400, "tokens", NULL, "but got a string");
-    check_error("/detokenize", "{\"tokens\":[257]}", 400, "tokens", NULL, "257");
+    site_check_error("/tokenize", "{}", 400, "prompt", NULL, "but got nothing");
+    site_check_error("/tokenize", "{\"prompt\":[1]}", 400, "prompt", NULL, "but got an array");
+    site_check_error("/tokenize", "{\"prompt\":\"a\",\"add_special_tokens\":1}", 400,
+                     "add_special_tokens", NULL, "boolean");
+    site_check_error("/tokenize", "{\"prompt\":\"a\",\"model\":\"x\"}", 404, "model",
+                     "model_not_found", "'x'");
+    site_check_error("/detokenize", "{\"tokens\":\"a\"}", 400, "tokens", NULL, "but got a string");
+    site_check_error("/detokenize", "{\"tokens\":[\"a\"]}", 400, "tokens", NULL,
+                     "but got a string");
+    site_check_error("/detokenize", "{\"tokens\":[257]}", 400, "tokens", NULL, "257");
 }
 
 /* --- completions --- */
 
 static void test_completion(void **state)
 {
-    json_t *root = call("/v1/completions", "{\"model\":\"org/tiny\",\"prompt\":\"hello\"}", 200);
+    json_t *root =
+        site_call("/v1/completions", "{\"model\":\"org/tiny\",\"prompt\":\"hello\"}", 200);
 
     (void)state;
-    assert_int_equal(strncmp(text_at(root, "id"), "cmpl-", 5), 0);
-    assert_string_equal(text_at(root, "object"), "text_completion");
-    assert_string_equal(text_at(root, "model"), "org/tiny");
-    assert_string_equal(text_at(root, "choices.0.text"), said(0, 16)); /* OpenAI's default */
-    assert_string_equal(text_at(root, "choices.0.finish_reason"), "length");
-    assert_true(json_is_null(at(root, "choices.0.logprobs")));
-    assert_int_equal(number_at(root, "choices.0.index"), 0);
-    assert_int_equal(number_at(root, "usage.prompt_tokens"), 5);
-    assert_int_equal(number_at(root, "usage.completion_tokens"), 16);
-    assert_int_equal(number_at(root, "usage.total_tokens"), 21);
-    assert_null(at(root, "choices.0.token_ids"));
+    assert_int_equal(strncmp(json_text_at(root, "id"), "cmpl-", 5), 0);
+    assert_string_equal(json_text_at(root, "object"), "text_completion");
+    assert_string_equal(json_text_at(root, "model"), "org/tiny");
+    assert_string_equal(json_text_at(root, "choices.0.text"),
+                        site_said(0, 16)); /* OpenAI's default */
+    assert_string_equal(json_text_at(root, "choices.0.finish_reason"), "length");
+    assert_true(json_is_null(json_at(root, "choices.0.logprobs")));
+    assert_int_equal(json_number_at(root, "choices.0.index"), 0);
+    assert_int_equal(json_number_at(root, "usage.prompt_tokens"), 5);
+    assert_int_equal(json_number_at(root, "usage.completion_tokens"), 16);
+    assert_int_equal(json_number_at(root, "usage.total_tokens"), 21);
+    assert_null(json_at(root, "choices.0.token_ids"));
     json_decref(root);
 }
 
 static void test_completion_lists(void **state)
 {
-    json_t *root = call("/v1/completions",
-                        "{\"prompt\":[\"one\",\"three\"],\"n\":2,\"max_tokens\":5,\"echo\":true,"
-                        "\"return_token_ids\":true}",
-                        200);
+    json_t *root =
+        site_call("/v1/completions",
+                  "{\"prompt\":[\"one\",\"three\"],\"n\":2,\"max_tokens\":5,\"echo\":true,"
+                  "\"return_token_ids\":true}",
+                  200);
     char path[64], expected[FAKE_POSITIONS + 16];
 
     (void)state;
-    assert_int_equal(json_array_size(at(root, "choices")), 4);
+    assert_int_equal(json_array_size(json_at(root, "choices")), 4);
     for (unsigned i = 0; i < 4; i++) {
         snprintf(path, sizeof path, "choices.%u.index", i);
-        assert_int_equal(number_at(root, path), i);
+        assert_int_equal(json_number_at(root, path), i);
         snprintf(path, sizeof path, "choices.%u.text", i);
-        snprintf(expected, sizeof expected, "%s%s", i < 2 ? "one" : "three", said(i % 2, 5));
-        assert_string_equal(text_at(root, path), expected);
+        snprintf(expected, sizeof expected, "%s%s", i < 2 ? "one" : "three", site_said(i % 2, 5));
+        assert_string_equal(json_text_at(root, path), expected);
         snprintf(path, sizeof path, "choices.%u.prompt_token_ids", i);
-        assert_int_equal(json_array_size(at(root, path)), i < 2 ? 3 : 5);
+        assert_int_equal(json_array_size(json_at(root, path)), i < 2 ? 3 : 5);
         snprintf(path, sizeof path, "choices.%u.token_ids", i);
-        assert_int_equal(json_array_size(at(root, path)), 5);
+        assert_int_equal(json_array_size(json_at(root, path)), 5);
     }
-    assert_int_equal(number_at(root, "choices.3.prompt_token_ids.0"), 't');
-    assert_int_equal(number_at(root, "choices.1.token_ids.0"), 'b');
-    assert_int_equal(number_at(root, "usage.prompt_tokens"), 8);
-    assert_int_equal(number_at(root, "usage.completion_tokens"), 20);
+    assert_int_equal(json_number_at(root, "choices.3.prompt_token_ids.0"), 't');
+    assert_int_equal(json_number_at(root, "choices.1.token_ids.0"), 'b');
+    assert_int_equal(json_number_at(root, "usage.prompt_tokens"), 8);
+    assert_int_equal(json_number_at(root, "usage.completion_tokens"), 20);
     json_decref(root);
-    root = call("/v1/completions", "{\"prompt\":[[104,105],[256]],\"max_tokens\":1,\"echo\":true}",
-                200);
-    assert_string_equal(text_at(root, "choices.0.text"), "hia");
-    assert_string_equal(text_at(root, "choices.1.text"), "<|end|>a");
+    root = site_call("/v1/completions",
+                     "{\"prompt\":[[104,105],[256]],\"max_tokens\":1,\"echo\":true}", 200);
+    assert_string_equal(json_text_at(root, "choices.0.text"), "hia");
+    assert_string_equal(json_text_at(root, "choices.1.text"), "<|end|>a");
     json_decref(root);
 }
 
 static void test_echo_alone(void **state)
 {
     json_t *root =
-        call("/v1/completions",
-             "{\"prompt\":\"h\\u00e9\",\"max_tokens\":0,\"echo\":true,\"logprobs\":1}", 200);
+        site_call("/v1/completions",
+                  "{\"prompt\":\"h\\u00e9\",\"max_tokens\":0,\"echo\":true,\"logprobs\":1}", 200);
 
     (void)state;
-    assert_string_equal(text_at(root, "choices.0.text"), "h\xc3\xa9");
-    assert_int_equal(json_array_size(at(root, "choices.0.logprobs.tokens")), 3);
-    assert_true(json_is_null(at(root, "choices.0.logprobs.token_logprobs.0")));
-    assert_true(json_is_null(at(root, "choices.0.logprobs.top_logprobs.0")));
-    assert_true(json_is_real(at(root, "choices.0.logprobs.token_logprobs.1")));
-    assert_int_equal(number_at(root, "usage.completion_tokens"), 0);
+    assert_string_equal(json_text_at(root, "choices.0.text"), "h\xc3\xa9");
+    assert_int_equal(json_array_size(json_at(root, "choices.0.logprobs.tokens")), 3);
+    assert_true(json_is_null(json_at(root, "choices.0.logprobs.token_logprobs.0")));
+    assert_true(json_is_null(json_at(root, "choices.0.logprobs.top_logprobs.0")));
+    assert_true(json_is_real(json_at(root, "choices.0.logprobs.token_logprobs.1")));
+    assert_int_equal(json_number_at(root, "usage.completion_tokens"), 0);
     json_decref(root);
-    root = call("/v1/completions", "{\"prompt\":\"abc\",\"max_tokens\":0,\"echo\":true}", 200);
-    assert_string_equal(text_at(root, "choices.0.text"), "abc");
+    root = site_call("/v1/completions", "{\"prompt\":\"abc\",\"max_tokens\":0,\"echo\":true}", 200);
+    assert_string_equal(json_text_at(root, "choices.0.text"), "abc");
     json_decref(root);
 }
 
@@ -383,34 +173,37 @@ static void check_legacy(const json_t *logprobs)
     static const int OFFSETS[] = {0, 1, 2, 2, 3, 4, 5, 6, 6};
     char path[64];
 
-    assert_int_equal(json_array_size(at(logprobs, "tokens")), 9);
+    assert_int_equal(json_array_size(json_at(logprobs, "tokens")), 9);
     for (unsigned i = 0; i < 9; i++) {
         snprintf(path, sizeof path, "tokens.%u", i);
-        assert_string_equal(text_at(logprobs, path), TOKENS[i]);
+        assert_string_equal(json_text_at(logprobs, path), TOKENS[i]);
         snprintf(path, sizeof path, "text_offset.%u", i);
-        assert_int_equal(number_at(logprobs, path), OFFSETS[i]);
+        assert_int_equal(json_number_at(logprobs, path), OFFSETS[i]);
         snprintf(path, sizeof path, "token_logprobs.%u", i);
-        assert_true(i ? json_is_real(at(logprobs, path)) : json_is_null(at(logprobs, path)));
+        assert_true(i ? json_is_real(json_at(logprobs, path))
+                      : json_is_null(json_at(logprobs, path)));
     }
-    assert_true(json_real_value(at(logprobs, "token_logprobs.4")) == -0.75);
-    assert_int_equal(json_object_size(at(logprobs, "top_logprobs.4")), 2);
-    assert_true(json_real_value(json_object_get(at(logprobs, "top_logprobs.4"), "b")) == -0.75);
-    assert_true(json_real_value(json_object_get(at(logprobs, "top_logprobs.4"), "c")) == -1.75);
+    assert_true(json_real_value(json_at(logprobs, "token_logprobs.4")) == -0.75);
+    assert_int_equal(json_object_size(json_at(logprobs, "top_logprobs.4")), 2);
+    assert_true(json_real_value(json_object_get(json_at(logprobs, "top_logprobs.4"), "b")) ==
+                -0.75);
+    assert_true(json_real_value(json_object_get(json_at(logprobs, "top_logprobs.4"), "c")) ==
+                -1.75);
 }
 
 static void test_legacy_logprobs(void **state)
 {
     json_t *root =
-        call("/v1/completions",
-             "{\"prompt\":\"h\\u00e9\",\"max_tokens\":6,\"echo\":true,\"logprobs\":2}", 200);
+        site_call("/v1/completions",
+                  "{\"prompt\":\"h\\u00e9\",\"max_tokens\":6,\"echo\":true,\"logprobs\":2}", 200);
     static const char *const FIELDS[] = {"tokens", "token_logprobs", "top_logprobs", "text_offset"};
     json_t *events, *all;
 
     (void)state;
-    check_legacy(at(root, "choices.0.logprobs"));
+    check_legacy(json_at(root, "choices.0.logprobs"));
     json_decref(root);
     /* streamed: the same, in pieces */
-    events = stream(
+    events = site_stream(
         "/v1/completions",
         "{\"prompt\":\"h\\u00e9\",\"max_tokens\":6,\"echo\":true,\"logprobs\":2,\"stream\":true}");
     all = json_object();
@@ -420,54 +213,56 @@ static void test_legacy_logprobs(void **state)
         for (size_t k = 0; k < 4; k++)
             json_array_extend(
                 json_object_get(all, FIELDS[k]),
-                json_object_get(at(json_array_get(events, i), "choices.0.logprobs"), FIELDS[k]));
+                json_object_get(json_at(json_array_get(events, i), "choices.0.logprobs"),
+                                FIELDS[k]));
     check_legacy(all);
     json_decref(all);
     json_decref(events);
-    root = call("/v1/completions", "{\"prompt\":\"h\",\"max_tokens\":2,\"logprobs\":0}", 200);
-    assert_true(json_is_null(at(root, "choices.0.logprobs.top_logprobs")));
-    assert_int_equal(json_array_size(at(root, "choices.0.logprobs.token_logprobs")), 2);
+    root = site_call("/v1/completions", "{\"prompt\":\"h\",\"max_tokens\":2,\"logprobs\":0}", 200);
+    assert_true(json_is_null(json_at(root, "choices.0.logprobs.top_logprobs")));
+    assert_int_equal(json_array_size(json_at(root, "choices.0.logprobs.token_logprobs")), 2);
     json_decref(root);
 }
 
 static void test_completion_stream(void **state)
 {
-    json_t *events = stream("/v1/completions",
-                            "{\"prompt\":[\"x\",\"y\"],\"n\":2,\"max_tokens\":40,\"stream\":true,"
-                            "\"stream_options\":{\"include_usage\":true},\"echo\":true,"
-                            "\"return_token_ids\":true}");
+    json_t *events = site_stream(
+        "/v1/completions", "{\"prompt\":[\"x\",\"y\"],\"n\":2,\"max_tokens\":40,\"stream\":true,"
+                           "\"stream_options\":{\"include_usage\":true},\"echo\":true,"
+                           "\"return_token_ids\":true}");
     size_t n = json_array_size(events), finished = 0, ids = 0;
     char expected[FAKE_POSITIONS + 16];
 
     (void)state;
     for (int i = 0; i < 4; i++) {
-        char *text = joined(events, "text", i);
+        char *text = site_joined(events, "text", i);
 
-        snprintf(expected, sizeof expected, "%c%s", i < 2 ? 'x' : 'y', said((unsigned)i % 2, 40));
+        snprintf(expected, sizeof expected, "%c%s", i < 2 ? 'x' : 'y',
+                 site_said((unsigned)i % 2, 40));
         assert_string_equal(text, expected);
         free(text);
     }
     for (size_t i = 0; i + 1 < n; i++) {
         const json_t *e = json_array_get(events, i);
 
-        assert_string_equal(text_at(e, "object"), "text_completion");
-        assert_string_equal(text_at(e, "id"), text_at(json_array_get(events, 0), "id"));
-        assert_true(json_is_null(at(e, "usage")));
-        finished += json_is_string(at(e, "choices.0.finish_reason"));
-        ids += json_array_size(at(e, "choices.0.token_ids"));
+        assert_string_equal(json_text_at(e, "object"), "text_completion");
+        assert_string_equal(json_text_at(e, "id"), json_text_at(json_array_get(events, 0), "id"));
+        assert_true(json_is_null(json_at(e, "usage")));
+        finished += json_is_string(json_at(e, "choices.0.finish_reason"));
+        ids += json_array_size(json_at(e, "choices.0.token_ids"));
     }
     assert_int_equal(finished, 4);
     assert_int_equal(ids, 160);
-    assert_int_equal(json_array_size(at(json_array_get(events, n - 1), "choices")), 0);
-    assert_int_equal(number_at(json_array_get(events, n - 1), "usage.completion_tokens"), 160);
-    assert_int_equal(number_at(json_array_get(events, n - 1), "usage.prompt_tokens"), 2);
+    assert_int_equal(json_array_size(json_at(json_array_get(events, n - 1), "choices")), 0);
+    assert_int_equal(json_number_at(json_array_get(events, n - 1), "usage.completion_tokens"), 160);
+    assert_int_equal(json_number_at(json_array_get(events, n - 1), "usage.prompt_tokens"), 2);
     json_decref(events);
     /* no usage unless it is asked for */
-    events = stream("/v1/completions", "{\"prompt\":\"x\",\"max_tokens\":3,\"stream\":true}");
-    assert_null(at(events, "0.usage"));
-    assert_string_equal(
-        text_at(json_array_get(events, json_array_size(events) - 1), "choices.0.finish_reason"),
-        "length");
+    events = site_stream("/v1/completions", "{\"prompt\":\"x\",\"max_tokens\":3,\"stream\":true}");
+    assert_null(json_at(events, "0.usage"));
+    assert_string_equal(json_text_at(json_array_get(events, json_array_size(events) - 1),
+                                     "choices.0.finish_reason"),
+                        "length");
     json_decref(events);
 }
 
@@ -478,55 +273,57 @@ static void test_completion_stream(void **state)
 static void test_chat(void **state)
 {
     static const char PROMPT[] = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n";
-    json_t *root = call("/v1/chat/completions",
-                        "{" HI ",\"max_tokens\":6,\"logprobs\":true,\"top_logprobs\":2,"
-                        "\"return_token_ids\":true}",
-                        200);
+    json_t *root = site_call("/v1/chat/completions",
+                             "{" HI ",\"max_tokens\":6,\"logprobs\":true,\"top_logprobs\":2,"
+                             "\"return_token_ids\":true}",
+                             200);
 
     (void)state;
-    assert_int_equal(strncmp(text_at(root, "id"), "chatcmpl-", 9), 0);
-    assert_string_equal(text_at(root, "object"), "chat.completion");
-    assert_string_equal(text_at(root, "choices.0.message.role"), "assistant");
-    assert_string_equal(text_at(root, "choices.0.message.content"), said(0, 6));
-    assert_string_equal(text_at(root, "choices.0.finish_reason"), "length");
-    assert_int_equal(number_at(root, "usage.prompt_tokens"), strlen(PROMPT));
-    assert_int_equal(json_array_size(at(root, "prompt_token_ids")), strlen(PROMPT));
-    assert_int_equal(json_array_size(at(root, "choices.0.logprobs.content")), 6);
-    assert_string_equal(text_at(root, "choices.0.logprobs.content.1.token"), "b");
-    assert_int_equal(number_at(root, "choices.0.logprobs.content.1.bytes.0"), 'b');
-    assert_true(json_real_value(at(root, "choices.0.logprobs.content.1.logprob")) == -0.75);
-    assert_string_equal(text_at(root, "choices.0.logprobs.content.1.top_logprobs.1.token"), "c");
-    assert_string_equal(text_at(root, "choices.0.logprobs.content.4.token"), "\xef\xbf\xbd");
-    assert_int_equal(number_at(root, "choices.0.logprobs.content.4.bytes.0"), 0xc3);
+    assert_int_equal(strncmp(json_text_at(root, "id"), "chatcmpl-", 9), 0);
+    assert_string_equal(json_text_at(root, "object"), "chat.completion");
+    assert_string_equal(json_text_at(root, "choices.0.message.role"), "assistant");
+    assert_string_equal(json_text_at(root, "choices.0.message.content"), site_said(0, 6));
+    assert_string_equal(json_text_at(root, "choices.0.finish_reason"), "length");
+    assert_int_equal(json_number_at(root, "usage.prompt_tokens"), strlen(PROMPT));
+    assert_int_equal(json_array_size(json_at(root, "prompt_token_ids")), strlen(PROMPT));
+    assert_int_equal(json_array_size(json_at(root, "choices.0.logprobs.content")), 6);
+    assert_string_equal(json_text_at(root, "choices.0.logprobs.content.1.token"), "b");
+    assert_int_equal(json_number_at(root, "choices.0.logprobs.content.1.bytes.0"), 'b');
+    assert_true(json_real_value(json_at(root, "choices.0.logprobs.content.1.logprob")) == -0.75);
+    assert_string_equal(json_text_at(root, "choices.0.logprobs.content.1.top_logprobs.1.token"),
+                        "c");
+    assert_string_equal(json_text_at(root, "choices.0.logprobs.content.4.token"), "\xef\xbf\xbd");
+    assert_int_equal(json_number_at(root, "choices.0.logprobs.content.4.bytes.0"), 0xc3);
     json_decref(root);
     /* without max_tokens: to the end of the model's longest sequence */
-    root = call("/v1/chat/completions", "{" HI "}", 200);
-    assert_int_equal(number_at(root, "usage.total_tokens"), FAKE_POSITIONS);
-    assert_string_equal(text_at(root, "choices.0.message.content"),
-                        said(0, FAKE_POSITIONS - (unsigned)strlen(PROMPT)));
+    root = site_call("/v1/chat/completions", "{" HI "}", 200);
+    assert_int_equal(json_number_at(root, "usage.total_tokens"), FAKE_POSITIONS);
+    assert_string_equal(json_text_at(root, "choices.0.message.content"),
+                        site_said(0, FAKE_POSITIONS - (unsigned)strlen(PROMPT)));
     json_decref(root);
 }
 
 static void test_chat_stream(void **state)
 {
     json_t *events =
-        stream("/v1/chat/completions", "{" HI ",\"n\":2,\"max_tokens\":9,\"stream\":true}");
+        site_stream("/v1/chat/completions", "{" HI ",\"n\":2,\"max_tokens\":9,\"stream\":true}");
 
     (void)state;
     for (int i = 0; i < 2; i++) {
-        char *text = joined(events, "delta.content", i), *roles = joined(events, "delta.role", i);
+        char *text = site_joined(events, "delta.content", i),
+             *roles = site_joined(events, "delta.role", i);
         char path[64];
 
         snprintf(path, sizeof path, "%d.choices.0.delta.role", i);
-        assert_string_equal(text_at(events, path), "assistant");
+        assert_string_equal(json_text_at(events, path), "assistant");
         snprintf(path, sizeof path, "%d.choices.0.delta.content", i);
-        assert_string_equal(text_at(events, path), "");
+        assert_string_equal(json_text_at(events, path), "");
         assert_string_equal(roles, "assistant");
-        assert_string_equal(text, said((unsigned)i, 9));
+        assert_string_equal(text, site_said((unsigned)i, 9));
         free(text);
         free(roles);
     }
-    assert_string_equal(text_at(events, "0.object"), "chat.completion.chunk");
+    assert_string_equal(json_text_at(events, "0.object"), "chat.completion.chunk");
     json_decref(events);
 }
 
@@ -539,26 +336,26 @@ static void test_errors(void **state)
     int fd;
 
     (void)state;
-    check_error("/v1/completions", "{\"prompt\":\"a\",\"model\":\"x\"}", 404, "model",
-                "model_not_found", "'x' does not exist; this server serves 'org/tiny'");
-    check_error("/v1/completions", "{\"prompt\":[257]}", 400, "prompt", NULL,
-                "from 0 to 256, but got 257");
-    check_error("/v1/completions", "{\"prompt\":\"\"}", 400, "prompt", NULL, "no tokens");
-    check_error("/v1/completions", "{\"prompt\":\"a\",\"temperature\":\"x\"}", 400, "temperature",
-                NULL, "expected a number, but got a string");
-    check_error("/v1/completions", "{\"prompt\":\"a\",\"tools\":[1]}", 400, "tools",
-                "unsupported_parameter", "tools");
-    check_error("/v1/completions", "prompt=a", 400, NULL, NULL, "JSON");
-    check_error("/v1/completions", "", 400, NULL, NULL, "empty body");
+    site_check_error("/v1/completions", "{\"prompt\":\"a\",\"model\":\"x\"}", 404, "model",
+                     "model_not_found", "'x' does not exist; this server serves 'org/tiny'");
+    site_check_error("/v1/completions", "{\"prompt\":[257]}", 400, "prompt", NULL,
+                     "from 0 to 256, but got 257");
+    site_check_error("/v1/completions", "{\"prompt\":\"\"}", 400, "prompt", NULL, "no tokens");
+    site_check_error("/v1/completions", "{\"prompt\":\"a\",\"temperature\":\"x\"}", 400,
+                     "temperature", NULL, "expected a number, but got a string");
+    site_check_error("/v1/completions", "{\"prompt\":\"a\",\"tools\":[1]}", 400, "tools",
+                     "unsupported_parameter", "tools");
+    site_check_error("/v1/completions", "prompt=a", 400, NULL, NULL, "JSON");
+    site_check_error("/v1/completions", "", 400, NULL, NULL, "empty body");
     memset(body, 'a', sizeof body);
     memcpy(body, "{\"prompt\":\"", 11);
     strcpy(body + 11 + FAKE_POSITIONS, "\"}");
-    check_error("/v1/completions", body, 400, "prompt", "context_length_exceeded",
-                "4096 tokens. However, your prompt has 4096 tokens, which leaves no room");
+    site_check_error("/v1/completions", body, 400, "prompt", "context_length_exceeded",
+                     "4096 tokens. However, your prompt has 4096 tokens, which leaves no room");
     strcpy(body + 11 + FAKE_POSITIONS + 1, "\"}");
     body[11 + FAKE_POSITIONS] = 'a';
-    check_error("/v1/completions", body, 400, "prompt", "context_length_exceeded",
-                "your prompt has 4097 tokens.");
+    site_check_error("/v1/completions", body, 400, "prompt", "context_length_exceeded",
+                     "your prompt has 4097 tokens.");
     fd = web_open(site.port);
     web_puts(fd, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: "
                  "text/xml\r\nContent-Length: 3\r\n\r\n<a>");
@@ -582,7 +379,7 @@ static void check_retry(const char *body, int status, const char *code)
     assert_int_equal(r.status, status);
     assert_true(atoi(web_header(&r, "Retry-After")) > 0);
     root = json_loads(web_body(&r), 0, NULL);
-    assert_string_equal(text_at(root, "error.code"), code);
+    assert_string_equal(json_text_at(root, "error.code"), code);
     json_decref(root);
     web_done(&r);
 }
@@ -613,20 +410,21 @@ static void test_failures(void **state)
     (void)state;
     fake_backend_fail(site.engine, MT_ECLOSED, 4);
     check_retry("{\"prompt\":\"a\"}", 503, "unavailable");
-    events =
-        stream("/v1/completions",
-               "{\"prompt\":\"a\",\"stream\":true,\"stream_options\":{\"include_usage\":true}}");
+    events = site_stream(
+        "/v1/completions",
+        "{\"prompt\":\"a\",\"stream\":true,\"stream_options\":{\"include_usage\":true}}");
     assert_string_equal(
-        text_at(json_array_get(events, json_array_size(events) - 1), "error.message"),
+        json_text_at(json_array_get(events, json_array_size(events) - 1), "error.message"),
         "the workers died");
     assert_true(json_array_size(events) >= 2); /* what was said before was told */
     for (size_t i = 0; i + 1 < json_array_size(events); i++)
-        assert_true(json_is_null(at(json_array_get(events, i), "choices.0.finish_reason")));
+        assert_true(json_is_null(json_at(json_array_get(events, i), "choices.0.finish_reason")));
     json_decref(events);
     fake_backend_fail(site.engine, MT_ETIMEOUT, 2);
-    check_error("/v1/completions", "{\"prompt\":\"a\"}", 504, NULL, "timeout", "the workers died");
+    site_check_error("/v1/completions", "{\"prompt\":\"a\"}", 504, NULL, "timeout",
+                     "the workers died");
     fake_backend_fail(site.engine, MT_EINTERNAL, 2);
-    check_error("/v1/completions", "{\"prompt\":\"a\"}", 500, NULL, NULL, "the workers died");
+    site_check_error("/v1/completions", "{\"prompt\":\"a\"}", 500, NULL, NULL, "the workers died");
 }
 
 /* A client that leaves frees its sequences: streamed or not, alone or several. */
@@ -700,45 +498,45 @@ static void test_many(void **state)
         pthread_join(c->thread, NULL);
         assert_int_equal(c->reply.status, 200);
         if (i % 2) {
-            json_t *events = stream_of(&c->reply);
+            json_t *events = site_events(&c->reply);
 
             for (int k = 0; k < i % 3 + 1; k++) {
-                char *text = joined(events, "text", k);
+                char *text = site_joined(events, "text", k);
 
-                assert_string_equal(text, said((unsigned)k, 50 + (unsigned)i));
+                assert_string_equal(text, site_said((unsigned)k, 50 + (unsigned)i));
                 free(text);
             }
             json_decref(events);
         } else {
             json_t *root = json_loads(web_body(&c->reply), 0, NULL);
 
-            assert_string_equal(text_at(root, "choices.0.text"), said(0, 50 + (unsigned)i));
-            assert_int_equal(number_at(root, "usage.completion_tokens"), (50 + i) * (i % 3 + 1));
+            assert_string_equal(json_text_at(root, "choices.0.text"),
+                                site_said(0, 50 + (unsigned)i));
+            assert_int_equal(json_number_at(root, "usage.completion_tokens"),
+                             (50 + i) * (i % 3 + 1));
             json_decref(root);
         }
         web_done(&c->reply);
     }
 }
 
-#define ROUTE_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        ROUTE_TEST(test_info),
-        ROUTE_TEST(test_tokens),
-        ROUTE_TEST(test_completion),
-        ROUTE_TEST(test_completion_lists),
-        ROUTE_TEST(test_echo_alone),
-        ROUTE_TEST(test_legacy_logprobs),
-        ROUTE_TEST(test_completion_stream),
-        ROUTE_TEST(test_chat),
-        ROUTE_TEST(test_chat_stream),
-        ROUTE_TEST(test_errors),
-        ROUTE_TEST(test_refusals),
-        ROUTE_TEST(test_failures),
-        ROUTE_TEST(test_disconnects),
-        ROUTE_TEST(test_many),
+        SITE_TEST(test_info),
+        SITE_TEST(test_tokens),
+        SITE_TEST(test_completion),
+        SITE_TEST(test_completion_lists),
+        SITE_TEST(test_echo_alone),
+        SITE_TEST(test_legacy_logprobs),
+        SITE_TEST(test_completion_stream),
+        SITE_TEST(test_chat),
+        SITE_TEST(test_chat_stream),
+        SITE_TEST(test_errors),
+        SITE_TEST(test_refusals),
+        SITE_TEST(test_failures),
+        SITE_TEST(test_disconnects),
+        SITE_TEST(test_many),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -205,7 +205,7 @@ const char *web_body(const struct web_reply *r)
 
 const char *web_header(const struct web_reply *r, const char *name)
 {
-    static char value[512];
+    static _Thread_local char value[512];
     const char *line = text_of((struct buf *)&r->head);
     size_t n = strlen(name);
 

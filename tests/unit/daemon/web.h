@@ -28,7 +28,7 @@ void web_done(struct web_reply *r);
 /* One request on a connection of its own. body NULL: a GET. */
 void web_call(int port, const char *path, const char *body, struct web_reply *ret);
 const char *web_body(const struct web_reply *r); /* NUL-terminated */
-/* The value of a header, in a static buffer; NULL: absent. */
+/* The value of a header, in a buffer of the thread; NULL: absent. */
 const char *web_header(const struct web_reply *r, const char *name);
 
 #endif
