@@ -337,6 +337,12 @@ static void count_only(void *user, const struct batcher_event *e)
     ++*(int *)user;
 }
 
+static void take(struct world *w, int *events)
+{
+    assert_int_equal(
+        batcher_take(w->batcher, fake_ranks_answer(w->ranks), count_only, events, NULL), 0);
+}
+
 /* A prompt in chunks, then tokens one step ahead; not past the last token. */
 static void test_ahead(void **state)
 {
@@ -350,20 +356,16 @@ static void test_ahead(void **state)
     assert_true(build(w)); /* 8, 9 and the first token */
     assert_int_equal(w->step.runs[0].flags, WIRE_RUN_SAMPLE);
     assert_false(build(w)); /* two are unanswered */
-    assert_int_equal(
-        batcher_take(w->batcher, fake_ranks_answer(w->ranks), count_only, &events, NULL), 0);
+    take(w, &events);
     assert_int_equal(events, 0);
     assert_true(build(w)); /* the second token, while the first is in flight */
     assert_int_equal(w->step.runs[0].flags, WIRE_RUN_SAMPLE | WIRE_RUN_LAST);
-    assert_int_equal(
-        batcher_take(w->batcher, fake_ranks_answer(w->ranks), count_only, &events, NULL), 0);
+    take(w, &events);
     assert_int_equal(events, 1);
     assert_true(build(w)); /* the third */
-    assert_int_equal(
-        batcher_take(w->batcher, fake_ranks_answer(w->ranks), count_only, &events, NULL), 0);
+    take(w, &events);
     assert_false(build(w)); /* a fourth is not asked for */
-    assert_int_equal(
-        batcher_take(w->batcher, fake_ranks_answer(w->ranks), count_only, &events, NULL), 0);
+    take(w, &events);
     assert_int_equal(events, 3);
     one_done(w);
 }
@@ -380,8 +382,7 @@ static void test_overrun(void **state)
     (void)state;
     assert_true(build(w));
     assert_true(build(w));
-    assert_int_equal(
-        batcher_take(w->batcher, fake_ranks_answer(w->ranks), count_only, &events, NULL), 0);
+    take(w, &events);
     *next = w->loads[0];
     next->flows[0].load = next;
     next->new_tokens = 50; /* fits only in place of the first */
@@ -392,28 +393,25 @@ static void test_overrun(void **state)
     assert_true(build(w));
     assert_int_equal(w->step.n_frees, 1);
     assert_int_equal(w->step.n_admits, 1);
-    assert_int_equal(
-        batcher_take(w->batcher, fake_ranks_answer(w->ranks), count_only, &events, NULL), 0);
+    take(w, &events);
     assert_int_equal(events, 1);
     batcher_count(w->batcher, &counts);
     assert_int_equal(counts.overrun_tokens, 1);
-    assert_int_equal(
-        batcher_take(w->batcher, fake_ranks_answer(w->ranks), count_only, &events, NULL), 0);
+    take(w, &events);
     assert_int_equal(events, 2);
     one_done(w);
 }
 
-/* A budget smaller than the number of decoding sequences is shared in turn. */
-static void test_turns(void **state)
+/* A budget smaller than the number of seated sequences is shared by all of them. */
+static void take_turns(uint32_t budget)
 {
     struct batcher_shape shape = {
-        .ranks = 1, .block_tokens = 4, .max_positions = 64, .rank = {{64, 3, 7}}};
+        .ranks = 1, .block_tokens = 4, .max_positions = 64, .rank = {{64, budget, 7}}};
     struct world *w = one(&shape, 1, 20);
     uint32_t runs[7] = {0}, i, steps, least;
     int events = 0;
     struct load *l;
 
-    (void)state;
     for (i = 1; i < 7; i++) {
         l = &w->loads[i];
         *l = w->loads[0];
@@ -422,15 +420,46 @@ static void test_turns(void **state)
     }
     for (steps = 0; steps < 30; steps++) {
         assert_true(build(w));
-        assert_int_equal(w->step.rank_tokens[0], 3);
+        assert_int_equal(w->step.rank_tokens[0], budget);
         for (i = 0; i < w->step.n_runs; i++)
             runs[w->step.runs[i].seq]++;
-        assert_int_equal(
-            batcher_take(w->batcher, fake_ranks_answer(w->ranks), count_only, &events, NULL), 0);
+        take(w, &events);
     }
     for (least = runs[0], i = 1; i < 7; i++)
         least = runs[i] < least ? runs[i] : least;
-    assert_true(least >= 30 * 3 / 7 - 1);
+    assert_true(least >= 30 * budget / 7 - 1);
+    one_done(w);
+}
+
+static void test_turns(void **state)
+{
+    (void)state;
+    take_turns(1);
+    take_turns(3);
+}
+
+/* A choice that waits for its home's blocks is not overtaken by a later, smaller request. */
+static void test_no_overtaking(void **state)
+{
+    struct world *w = one(&small, 4, 32); /* 9 of 16 blocks */
+    struct load *l = &w->loads[1];
+    struct batcher_counts counts;
+
+    (void)state;
+    *l = w->loads[0];
+    l->flows[0].load = l;
+    assert_false(batcher_room(w->batcher, l->n_prompt, l->new_tokens, 1, &l->home));
+    assert_true(batcher_room(w->batcher, 4, 4, 1, &l->home));
+    add_load(w, l); /* as a second choice would be */
+    batcher_count(w->batcher, &counts);
+    assert_int_equal(counts.sequences, 1);
+    assert_int_equal(counts.waiting, 1);
+    assert_false(batcher_room(w->batcher, 4, 4, 1, &l->home));
+    finish(&w->loads[0].flows[0]);
+    batcher_count(w->batcher, &counts);
+    assert_int_equal(counts.sequences, 1);
+    assert_int_equal(counts.waiting, 0);
+    assert_true(batcher_room(w->batcher, 4, 4, 1, &l->home));
     one_done(w);
 }
 
@@ -547,8 +576,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_random_loads), cmocka_unit_test(test_ahead),
         cmocka_unit_test(test_overrun),      cmocka_unit_test(test_turns),
-        cmocka_unit_test(test_homes),        cmocka_unit_test(test_check),
-        cmocka_unit_test(test_bad_answers),  cmocka_unit_test(test_restart),
+        cmocka_unit_test(test_homes),        cmocka_unit_test(test_no_overtaking),
+        cmocka_unit_test(test_check),        cmocka_unit_test(test_bad_answers),
+        cmocka_unit_test(test_restart),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
