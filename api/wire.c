@@ -7,7 +7,8 @@
 int wire_finish(const struct wire_reader *r, const char *frame, struct mt_err *reterr)
 {
     if (r->bad)
-        return mt_error(reterr, MT_EPROTO, "%s frame: field %s is out of range or cut off", frame, r->bad);
+        return mt_error(reterr, MT_EPROTO, "%s frame: field %s is out of range or cut off", frame,
+                        r->bad);
     if (r->left)
         return mt_error(reterr, MT_EPROTO, "%s frame: %zu bytes too many", frame, r->left);
     return 0;
@@ -40,18 +41,21 @@ int wire_end(struct buf *out, size_t start)
     return 0;
 }
 
-int wire_get_header(const uint8_t bytes[WIRE_HEADER_BYTES], struct wire_header *ret, struct mt_err *reterr)
+int wire_get_header(const uint8_t bytes[WIRE_HEADER_BYTES], struct wire_header *ret,
+                    struct mt_err *reterr)
 {
     uint32_t word[4];
 
     memcpy(word, bytes, sizeof word);
     if (word[0] != WIRE_MAGIC)
-        return mt_error(reterr, MT_EPROTO, "frame header: expected magic %08x, found %08x", WIRE_MAGIC, word[0]);
+        return mt_error(reterr, MT_EPROTO, "frame header: expected magic %08x, found %08x",
+                        WIRE_MAGIC, word[0]);
     if ((word[1] & 0xffff) != WIRE_VERSION)
-        return mt_error(reterr, MT_EPROTO, "frame header: expected version %d, found %u", WIRE_VERSION,
-                        word[1] & 0xffff);
+        return mt_error(reterr, MT_EPROTO, "frame header: expected version %d, found %u",
+                        WIRE_VERSION, word[1] & 0xffff);
     if (word[2] > WIRE_MAX_BODY)
-        return mt_error(reterr, MT_EPROTO, "frame header: body of %u bytes, the most is %u", word[2], WIRE_MAX_BODY);
+        return mt_error(reterr, MT_EPROTO, "frame header: body of %u bytes, the most is %u",
+                        word[2], WIRE_MAX_BODY);
     ret->type = (uint16_t)(word[1] >> 16);
     ret->body = word[2];
     memcpy(&ret->incarnation, bytes + 16, sizeof ret->incarnation);
@@ -63,7 +67,9 @@ int wire_put_empty(struct buf *out, uint64_t incarnation, enum wire_type type)
     return wire_end(out, wire_begin(out, incarnation, type));
 }
 
-/* --- hello ---------------------------------------------------------------------------------------------------------- */
+/* --- hello
+ * ----------------------------------------------------------------------------------------------------------
+ */
 
 static void put_facts(struct buf *out, const struct wire_facts *f)
 {
@@ -137,7 +143,9 @@ int wire_get_hello(const uint8_t *body, size_t len, struct wire_hello *ret, stru
     return rc;
 }
 
-/* --- map ------------------------------------------------------------------------------------------------------------ */
+/* --- map
+ * ------------------------------------------------------------------------------------------------------------
+ */
 
 int wire_put_map(struct buf *out, uint64_t incarnation, const struct wire_map *v)
 {
@@ -231,7 +239,8 @@ void wire_map_done(struct wire_map *m)
     *m = (struct wire_map){0};
 }
 
-/* --- ready, heartbeat, text ----------------------------------------------------------------------------------------- */
+/* --- ready, heartbeat, text
+ * ----------------------------------------------------------------------------------------- */
 
 int wire_put_ready(struct buf *out, uint64_t incarnation, const struct wire_ready *v)
 {
@@ -287,7 +296,8 @@ int wire_put_heartbeat(struct buf *out, uint64_t incarnation, const struct wire_
     return wire_end(out, start);
 }
 
-int wire_get_heartbeat(const uint8_t *body, size_t len, struct wire_heartbeat *ret, struct mt_err *reterr)
+int wire_get_heartbeat(const uint8_t *body, size_t len, struct wire_heartbeat *ret,
+                       struct mt_err *reterr)
 {
     struct wire_reader r = {body, len, NULL};
     struct wire_heartbeat v = {0};
@@ -303,7 +313,8 @@ int wire_get_heartbeat(const uint8_t *body, size_t len, struct wire_heartbeat *r
     return rc;
 }
 
-int wire_put_text(struct buf *out, uint64_t incarnation, enum wire_type type, const struct wire_text *v)
+int wire_put_text(struct buf *out, uint64_t incarnation, enum wire_type type,
+                  const struct wire_text *v)
 {
     size_t start = wire_begin(out, incarnation, type);
     uint32_t n = (uint32_t)strnlen(v->text, sizeof v->text - 1);

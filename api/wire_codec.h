@@ -93,11 +93,13 @@ static inline void wire_wf32(struct buf *b, float v)
     buf_append(b, &v, sizeof v);
 }
 
-/* A frame is begun with its length unknown, and closed when its body is written; on failure nothing is left of it. */
+/* A frame is begun with its length unknown, and closed when its body is written; on failure nothing
+ * is left of it. */
 size_t wire_begin(struct buf *out, uint64_t incarnation, enum wire_type type);
 int wire_end(struct buf *out, size_t start);
 
-/* Grows *array (elements of `size` bytes, *cap allocated) to hold n, n <= max. Returns 0, MT_ENOMEM or MT_ELIMIT. */
+/* Grows *array (elements of `size` bytes, *cap allocated) to hold n, n <= max. Returns 0, MT_ENOMEM
+ * or MT_ELIMIT. */
 int wire_reserve(void *array, uint32_t *cap, uint64_t n, size_t size, uint32_t max);
 
 #endif

@@ -25,13 +25,17 @@ int wire_reserve(void *array, uint32_t *cap, uint64_t n, size_t size, uint32_t m
     return 0;
 }
 
-#define RESERVE(s, field, count, max) wire_reserve(&(s)->field, &(s)->cap_##field, (count), sizeof *(s)->field, (max))
+#define RESERVE(s, field, count, max) \
+    wire_reserve(&(s)->field, &(s)->cap_##field, (count), sizeof *(s)->field, (max))
 
-/* --- step ----------------------------------------------------------------------------------------------------------- */
+/* --- step
+ * -----------------------------------------------------------------------------------------------------------
+ */
 
 static int step_reserve_ranks(struct wire_step *s, uint32_t ranks)
 {
-    return wire_reserve(&s->rank_tokens, &s->cap_ranks, ranks, sizeof *s->rank_tokens, WIRE_MAX_RANKS);
+    return wire_reserve(&s->rank_tokens, &s->cap_ranks, ranks, sizeof *s->rank_tokens,
+                        WIRE_MAX_RANKS);
 }
 
 int wire_step_begin(struct wire_step *s, uint64_t step, uint64_t epoch, uint32_t ranks)
@@ -74,8 +78,8 @@ static uint32_t run_tokens(const struct wire_run *run)
     return run->n_tokens + (run->flags & WIRE_RUN_NEXT ? 1 : 0);
 }
 
-int wire_step_run(struct wire_step *s, uint32_t home, const struct wire_run *run, const int32_t *tokens,
-                  const uint32_t *blocks)
+int wire_step_run(struct wire_step *s, uint32_t home, const struct wire_run *run,
+                  const int32_t *tokens, const uint32_t *blocks)
 {
     uint32_t n = run_tokens(run);
     int rc = RESERVE(s, runs, (uint64_t)s->n_runs + 1, WIRE_MAX_SEQS);
@@ -167,7 +171,8 @@ static void get_admit(struct wire_reader *r, struct wire_admit *a, uint32_t rank
 
 static void get_run(struct wire_reader *r, struct wire_run *v)
 {
-    const uint32_t known = WIRE_RUN_LAST | WIRE_RUN_SAMPLE | WIRE_RUN_PROMPT_LOGPROBS | WIRE_RUN_NEXT | WIRE_RUN_LOGITS;
+    const uint32_t known = WIRE_RUN_LAST | WIRE_RUN_SAMPLE | WIRE_RUN_PROMPT_LOGPROBS |
+                           WIRE_RUN_NEXT | WIRE_RUN_LOGITS;
 
     v->seq = wire_u32(r, WIRE_MAX_SEQS - 1, "run.seq");
     v->pos = wire_u32(r, 1u << 24, "run.pos");
@@ -203,8 +208,8 @@ static void place_runs(struct wire_reader *r, struct wire_step *s)
 }
 
 /* Reads a count, makes room for that many elements, each at least `bytes` long in the frame. */
-static int get_count(struct wire_reader *r, uint32_t *ret_n, void *array, uint32_t *cap, size_t size, uint32_t max,
-                     size_t bytes, const char *field)
+static int get_count(struct wire_reader *r, uint32_t *ret_n, void *array, uint32_t *cap,
+                     size_t size, uint32_t max, size_t bytes, const char *field)
 {
     uint32_t n = wire_u32(r, max, field);
     int rc;
@@ -218,7 +223,7 @@ static int get_count(struct wire_reader *r, uint32_t *ret_n, void *array, uint32
     return rc;
 }
 
-#define COUNT(r, s, n, field, max, bytes)                                                                            \
+#define COUNT(r, s, n, field, max, bytes) \
     get_count(r, &(s)->n, &(s)->field, &(s)->cap_##field, sizeof *(s)->field, max, bytes, #field)
 
 static int get_step_arrays(struct wire_reader *r, struct wire_step *s)
@@ -279,7 +284,9 @@ int wire_get_step(const uint8_t *body, size_t len, struct wire_step *ret, struct
     return wire_finish(&r, "step", reterr);
 }
 
-/* --- result --------------------------------------------------------------------------------------------------------- */
+/* --- result
+ * ---------------------------------------------------------------------------------------------------------
+ */
 
 static int result_reserve_logits(struct wire_result *r, uint64_t n)
 {
@@ -314,8 +321,8 @@ int wire_result_begin(struct wire_result *r, uint64_t step, uint32_t ranks)
     return 0;
 }
 
-int wire_result_sample(struct wire_result *r, const struct wire_sample *sample, const struct wire_logprob *logprobs,
-                       const float *logits, uint64_t n_logits)
+int wire_result_sample(struct wire_result *r, const struct wire_sample *sample,
+                       const struct wire_logprob *logprobs, const float *logits, uint64_t n_logits)
 {
     uint64_t n = (uint64_t)sample->n_entries * (1 + sample->n_top);
     int rc = RESERVE(r, samples, (uint64_t)r->n_samples + 1, WIRE_MAX_SEQS);
@@ -410,7 +417,8 @@ static int get_result_arrays(struct wire_reader *r, struct wire_result *v)
     for (uint32_t i = 0; i < v->n_samples && !r->bad; i++) {
         const struct wire_sample *s = v->samples + i;
         uint64_t end = s->logprob_at + (uint64_t)s->n_entries * (1 + s->n_top);
-        if (end > v->n_logprobs || s->logit_at > v->n_logits || (s->logit_rows && s->logit_at == v->n_logits))
+        if (end > v->n_logprobs || s->logit_at > v->n_logits ||
+            (s->logit_rows && s->logit_at == v->n_logits))
             r->bad = "sample (outside its arrays)";
     }
     return 0;

@@ -1,14 +1,18 @@
-/* Expert-parallel transport: how ranks exchange tokens in a MoE layer, and the few control messages of a step.
+/* Expert-parallel transport: how ranks exchange tokens in a MoE layer, and the few control messages
+ * of a step.
  *
- * One table for every transport: `self` (one rank), `mpi` (host memory). A transport between GPUs (CUDA IPC within a
- * host, NCCL between hosts) gives the same table over device memory: all arrays below are then device arrays, all
- * capacities are fixed at open, and dispatch and combine are stream-ordered without the host seeing a count.
+ * One table for every transport: `self` (one rank), `mpi` (host memory). A transport between GPUs
+ * (CUDA IPC within a host, NCCL between hosts) gives the same table over device memory: all arrays
+ * below are then device arrays, all capacities are fixed at open, and dispatch and combine are
+ * stream-ordered without the host seeing a count.
  *
- * Called by the rank's main thread only. "Collective" functions are called by all ranks, in the same order.
+ * Called by the rank's main thread only. "Collective" functions are called by all ranks, in the
+ * same order.
  *
- * `home` semantics: a token's hidden vector goes once to each distinct remote rank that serves one of its experts, and
- * comes back as results. In exact mode each (token, expert) result comes back by itself, so that the home sums them in
- * router order; in fast mode one partial sum per remote rank does. */
+ * `home` semantics: a token's hidden vector goes once to each distinct remote rank that serves one
+ * of its experts, and comes back as results. In exact mode each (token, expert) result comes back
+ * by itself, so that the home sums them in router order; in fast mode one partial sum per remote
+ * rank does. */
 #ifndef MT_WORKER_EP_H
 #define MT_WORKER_EP_H
 
@@ -29,20 +33,23 @@ struct ep_shape {
 struct ep_exchange {
     /* [IN] this rank's tokens */
     uint32_t n;
-    float *x;                /* [max_rows][hidden]; rows 0..n-1 are this rank's tokens, dispatch appends the others' */
-    const uint16_t *rank;    /* [n][topk] serving rank of each pair */
-    const int32_t *slot;     /* [n][topk] slot on that rank */
-    const float *weight;     /* [n][topk] */
+    float *x; /* [max_rows][hidden]; rows 0..n-1 are this rank's tokens, dispatch appends the
+                 others' */
+    const uint16_t *rank; /* [n][topk] serving rank of each pair */
+    const int32_t *slot;  /* [n][topk] slot on that rank */
+    const float *weight;  /* [n][topk] */
     /* [OUT] of dispatch: all rows that this rank serves, its own first, then by source rank */
     uint32_t rows;
-    int32_t *row_slot;   /* [max_rows][topk] local slots; -1 where the pair is served elsewhere */
-    float *row_weight;   /* [max_rows][topk], valid in fast mode */
-    /* [IN/OUT] of combine, exact mode: y[i*topk + j] for own pairs (those served elsewhere are filled by combine);
-     * received rows' pairs follow from y[n*topk] on, without gaps, in row order, then in router order. */
+    int32_t *row_slot; /* [max_rows][topk] local slots; -1 where the pair is served elsewhere */
+    float *row_weight; /* [max_rows][topk], valid in fast mode */
+    /* [IN/OUT] of combine, exact mode: y[i*topk + j] for own pairs (those served elsewhere are
+     * filled by combine); received rows' pairs follow from y[n*topk] on, without gaps, in row
+     * order, then in router order. */
     float *y;
     /* [IN] of combine, fast mode: [rows - n][hidden] partial sums of the received rows. */
     float *partial;
-    /* [IN/OUT] fast mode: [n][hidden], to which the partial sums that come back are added in ascending rank. */
+    /* [IN/OUT] fast mode: [n][hidden], to which the partial sums that come back are added in
+     * ascending rank. */
     float *sum;
     uint64_t wait_ns; /* grows by the time spent waiting for others */
 };
@@ -57,8 +64,8 @@ struct ep_ops {
     int (*post)(struct ep *ep, const uint8_t *bytes, size_t len, struct mt_err *reterr);
     /* Other ranks: receives the next post if it has arrived, replacing *out; never waits. */
     int (*poll)(struct ep *ep, struct buf *out, bool *ret_got, struct mt_err *reterr);
-    /* Collective: every rank gives `mine`; on rank 0 the others' bytes are appended to *all, rank by rank, each after
-     * its length as uint32_t. May wait for the others. */
+    /* Collective: every rank gives `mine`; on rank 0 the others' bytes are appended to *all, rank
+     * by rank, each after its length as uint32_t. May wait for the others. */
     int (*gather)(struct ep *ep, const struct buf *mine, struct buf *all, struct mt_err *reterr);
     /* Collective, once before the layers of a step: how many tokens each rank has. */
     int (*begin)(struct ep *ep, const uint32_t *rank_tokens, struct mt_err *reterr);

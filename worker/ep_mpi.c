@@ -1,9 +1,11 @@
-/* The transport over MPI, in host memory: point-to-point messages, one to each peer and direction in a layer.
+/* The transport over MPI, in host memory: point-to-point messages, one to each peer and direction
+ * in a layer.
  *
- * A dispatch message is a header {rows, pairs} and a record for each row: local slots, in fast mode weights, then the
- * hidden vector (float32, or bf16 in fast mode). A peer without tokens in this step sends none, which every rank knows
- * from the step frame; so receives are posted before anything is sent, and nothing needs a probe.
- * Results come back in the order in which the rows went out, so they carry no header. */
+ * A dispatch message is a header {rows, pairs} and a record for each row: local slots, in fast mode
+ * weights, then the hidden vector (float32, or bf16 in fast mode). A peer without tokens in this
+ * step sends none, which every rank knows from the step frame; so receives are posted before
+ * anything is sent, and nothing needs a probe. Results come back in the order in which the rows
+ * went out, so they carry no header. */
 #include <limits.h>
 #include <mpi.h>
 #include <stdlib.h>
@@ -21,21 +23,21 @@ struct message_header {
 };
 
 struct peer {
-    uint8_t *out, *in;      /* dispatch messages: HEADER_BYTES + max_tokens records */
-    uint32_t rows, pairs;   /* sent to it in this layer */
-    uint32_t *back;         /* [max_tokens*topk] what comes back: pair index (exact) or token (fast) */
+    uint8_t *out, *in;    /* dispatch messages: HEADER_BYTES + max_tokens records */
+    uint32_t rows, pairs; /* sent to it in this layer */
+    uint32_t *back; /* [max_tokens*topk] what comes back: pair index (exact) or token (fast) */
     uint32_t got_rows, got_pairs; /* received from it */
-    uint32_t last;          /* the token whose row was appended last, + 1 */
-    uint32_t tokens;        /* it has in this step */
+    uint32_t last;                /* the token whose row was appended last, + 1 */
+    uint32_t tokens;              /* it has in this step */
 };
 
 struct ep_mpi {
     struct ep base;
     uint32_t *node;
-    struct peer *peer;   /* [ranks] */
-    size_t record;       /* bytes */
-    uint8_t *results;    /* [max_tokens*topk][hidden] what comes back, by peer */
-    uint8_t *partial;    /* [max_rows][hidden] bf16 partial sums, fast mode */
+    struct peer *peer;    /* [ranks] */
+    size_t record;        /* bytes */
+    uint8_t *results;     /* [max_tokens*topk][hidden] what comes back, by peer */
+    uint8_t *partial;     /* [max_rows][hidden] bf16 partial sums, fast mode */
     MPI_Request *request; /* [2*ranks] */
 };
 
@@ -48,11 +50,11 @@ static int mpi_failed(int rc, const char *what, struct mt_err *reterr)
     return mt_error(reterr, MT_EIO, "%s: %s", what, text);
 }
 
-#define CHECK(call)                                                                                                  \
-    do {                                                                                                             \
-        int rc_ = (call);                                                                                            \
-        if (rc_ != MPI_SUCCESS)                                                                                      \
-            return mpi_failed(rc_, #call, reterr);                                                                   \
+#define CHECK(call) \
+    do { \
+        int rc_ = (call); \
+        if (rc_ != MPI_SUCCESS) \
+            return mpi_failed(rc_, #call, reterr); \
     } while (0)
 
 static uint64_t now_ns(void)
@@ -82,10 +84,12 @@ static float from_bf16(uint16_t half)
     return value;
 }
 
-/* --- control -------------------------------------------------------------------------------------------------------- */
+/* --- control
+ * --------------------------------------------------------------------------------------------------------
+ */
 
-/* Waits until all have taken it: they are polling, or about to, and a rank that idles afterwards makes no progress for
- * a message that is still under way. */
+/* Waits until all have taken it: they are polling, or about to, and a rank that idles afterwards
+ * makes no progress for a message that is still under way. */
 static int mpi_post(struct ep *base, const uint8_t *bytes, size_t len, struct mt_err *reterr)
 {
     struct ep_mpi *ep = (struct ep_mpi *)base;
@@ -93,7 +97,8 @@ static int mpi_post(struct ep *base, const uint8_t *bytes, size_t len, struct mt
     if (len > INT_MAX)
         return mt_error(reterr, MT_ELIMIT, "cannot pass on a frame of %zu bytes", len);
     for (uint32_t r = 1; r < base->ranks; r++)
-        CHECK(MPI_Isend(bytes, (int)len, MPI_BYTE, (int)r, TAG_POST, MPI_COMM_WORLD, &ep->request[r]));
+        CHECK(MPI_Isend(bytes, (int)len, MPI_BYTE, (int)r, TAG_POST, MPI_COMM_WORLD,
+                        &ep->request[r]));
     CHECK(MPI_Waitall((int)base->ranks - 1, ep->request + 1, MPI_STATUSES_IGNORE));
     return 0;
 }
@@ -120,7 +125,8 @@ static int mpi_poll(struct ep *base, struct buf *out, bool *ret_got, struct mt_e
     return 0;
 }
 
-static int mpi_gather(struct ep *base, const struct buf *mine, struct buf *all, struct mt_err *reterr)
+static int mpi_gather(struct ep *base, const struct buf *mine, struct buf *all,
+                      struct mt_err *reterr)
 {
     if (base->rank) {
         CHECK(MPI_Send(mine->data, (int)mine->len, MPI_BYTE, 0, TAG_GATHER, MPI_COMM_WORLD));
@@ -138,13 +144,16 @@ static int mpi_gather(struct ep *base, const struct buf *mine, struct buf *all, 
         buf_append(all, &len, sizeof len);
         at = buf_grow(all, len);
         if (!at)
-            return mt_error(reterr, MT_ENOMEM, "no memory for %d bytes of results of rank %u", n, r);
+            return mt_error(reterr, MT_ENOMEM, "no memory for %d bytes of results of rank %u", n,
+                            r);
         CHECK(MPI_Recv(at, n, MPI_BYTE, (int)r, TAG_GATHER, MPI_COMM_WORLD, MPI_STATUS_IGNORE));
     }
     return 0;
 }
 
-/* --- dispatch ------------------------------------------------------------------------------------------------------- */
+/* --- dispatch
+ * -------------------------------------------------------------------------------------------------------
+ */
 
 static int mpi_begin(struct ep *base, const uint32_t *rank_tokens, struct mt_err *reterr)
 {
@@ -152,15 +161,15 @@ static int mpi_begin(struct ep *base, const uint32_t *rank_tokens, struct mt_err
 
     for (uint32_t r = 0; r < base->ranks; r++) {
         if (rank_tokens[r] > base->shape.max_tokens)
-            return mt_error(reterr, MT_EPROTO, "step gives rank %u %u tokens, the most is %u", r, rank_tokens[r],
-                            base->shape.max_tokens);
+            return mt_error(reterr, MT_EPROTO, "step gives rank %u %u tokens, the most is %u", r,
+                            rank_tokens[r], base->shape.max_tokens);
         ep->peer[r].tokens = rank_tokens[r];
     }
     return 0;
 }
 
-/* The parts of record i of a dispatch message. Slots and weights may be unaligned for their type only on paper: the
- * record size is a multiple of 4. */
+/* The parts of record i of a dispatch message. Slots and weights may be unaligned for their type
+ * only on paper: the record size is a multiple of 4. */
 struct record {
     int32_t *slot;
     float *weight; /* fast mode */
@@ -204,7 +213,8 @@ static void row_unpack(const struct ep_mpi *ep, float *x, const void *payload)
         x[d] = from_bf16(half[d]);
 }
 
-/* Appends token i's row to the message of each distinct remote rank that serves one of its pairs. */
+/* Appends token i's row to the message of each distinct remote rank that serves one of its pairs.
+ */
 static void dispatch_pack_token(struct ep_mpi *ep, const struct ep_exchange *x, uint32_t i)
 {
     const struct ep_shape *shape = &ep->base.shape;
@@ -250,15 +260,18 @@ static void dispatch_own(const struct ep_mpi *ep, struct ep_exchange *x)
     x->rows = x->n;
 }
 
-static int dispatch_unpack(struct ep_mpi *ep, struct ep_exchange *x, uint32_t source, size_t got, struct mt_err *reterr)
+static int dispatch_unpack(struct ep_mpi *ep, struct ep_exchange *x, uint32_t source, size_t got,
+                           struct mt_err *reterr)
 {
     const struct ep_shape *shape = &ep->base.shape;
     struct peer *p = ep->peer + source;
     struct message_header header;
 
     memcpy(&header, p->in, sizeof header);
-    if (got < HEADER_BYTES || got != HEADER_BYTES + header.rows * ep->record || header.rows > p->tokens)
-        return mt_error(reterr, MT_EPROTO, "dispatch from rank %u: %zu bytes do not hold its %u rows", source, got,
+    if (got < HEADER_BYTES || got != HEADER_BYTES + header.rows * ep->record ||
+        header.rows > p->tokens)
+        return mt_error(reterr, MT_EPROTO,
+                        "dispatch from rank %u: %zu bytes do not hold its %u rows", source, got,
                         header.rows);
     for (uint32_t i = 0; i < header.rows; i++) {
         struct record record = record_at(ep, p->in, i);
@@ -286,8 +299,8 @@ static int mpi_dispatch(struct ep *base, struct ep_exchange *x, struct mt_err *r
         p->rows = p->pairs = p->got_rows = p->got_pairs = p->last = 0;
         recv[r] = send[r] = MPI_REQUEST_NULL;
         if (r != base->rank && p->tokens)
-            CHECK(MPI_Irecv(p->in, (int)(HEADER_BYTES + p->tokens * ep->record), MPI_BYTE, (int)r, TAG_DISPATCH,
-                            MPI_COMM_WORLD, &recv[r]));
+            CHECK(MPI_Irecv(p->in, (int)(HEADER_BYTES + p->tokens * ep->record), MPI_BYTE, (int)r,
+                            TAG_DISPATCH, MPI_COMM_WORLD, &recv[r]));
     }
     for (uint32_t i = 0; i < x->n; i++)
         dispatch_pack_token(ep, x, i);
@@ -298,8 +311,8 @@ static int mpi_dispatch(struct ep *base, struct ep_exchange *x, struct mt_err *r
         if (r == base->rank)
             continue;
         memcpy(p->out, &header, sizeof header);
-        CHECK(MPI_Isend(p->out, (int)(HEADER_BYTES + p->rows * ep->record), MPI_BYTE, (int)r, TAG_DISPATCH,
-                        MPI_COMM_WORLD, &send[r]));
+        CHECK(MPI_Isend(p->out, (int)(HEADER_BYTES + p->rows * ep->record), MPI_BYTE, (int)r,
+                        TAG_DISPATCH, MPI_COMM_WORLD, &send[r]));
     }
     dispatch_own(ep, x);
     for (uint32_t r = 0; r < base->ranks; r++) {
@@ -322,10 +335,13 @@ static int mpi_dispatch(struct ep *base, struct ep_exchange *x, struct mt_err *r
     return 0;
 }
 
-/* --- combine -------------------------------------------------------------------------------------------------------- */
+/* --- combine
+ * --------------------------------------------------------------------------------------------------------
+ */
 
 /* Puts what came back from one peer where it belongs. */
-static void combine_unpack(const struct ep_mpi *ep, struct ep_exchange *x, const struct peer *p, const uint8_t *results)
+static void combine_unpack(const struct ep_mpi *ep, struct ep_exchange *x, const struct peer *p,
+                           const uint8_t *results)
 {
     uint32_t hidden = ep->base.shape.hidden;
 
@@ -350,8 +366,9 @@ static int mpi_combine(struct ep *base, struct ep_exchange *x, struct mt_err *re
     bool exact = base->shape.numerics == NUMERICS_EXACT;
     size_t row = base->shape.hidden * (exact ? sizeof(float) : sizeof(uint16_t));
     size_t halves = exact ? 0 : (size_t)(x->rows - x->n) * base->shape.hidden;
-    const uint8_t *from = exact ? (const uint8_t *)(x->y + (size_t)x->n * base->shape.topk * base->shape.hidden)
-                                : ep->partial;
+    const uint8_t *from =
+        exact ? (const uint8_t *)(x->y + (size_t)x->n * base->shape.topk * base->shape.hidden)
+              : ep->partial;
     uint8_t *to = ep->results;
     uint64_t start;
 
@@ -359,13 +376,15 @@ static int mpi_combine(struct ep *base, struct ep_exchange *x, struct mt_err *re
         ((uint16_t *)ep->partial)[i] = to_bf16(x->partial[i]);
     for (uint32_t r = 0; r < base->ranks; r++) {
         const struct peer *p = ep->peer + r;
-        size_t out = row * (exact ? p->got_pairs : p->got_rows), in = row * (exact ? p->pairs : p->rows);
+        size_t out = row * (exact ? p->got_pairs : p->got_rows),
+               in = row * (exact ? p->pairs : p->rows);
 
         recv[r] = send[r] = MPI_REQUEST_NULL;
         if (in)
             CHECK(MPI_Irecv(to, (int)in, MPI_BYTE, (int)r, TAG_COMBINE, MPI_COMM_WORLD, &recv[r]));
         if (out)
-            CHECK(MPI_Isend(from, (int)out, MPI_BYTE, (int)r, TAG_COMBINE, MPI_COMM_WORLD, &send[r]));
+            CHECK(
+                MPI_Isend(from, (int)out, MPI_BYTE, (int)r, TAG_COMBINE, MPI_COMM_WORLD, &send[r]));
         to += in;
         from += out;
     }
@@ -381,7 +400,9 @@ static int mpi_combine(struct ep *base, struct ep_exchange *x, struct mt_err *re
     return 0;
 }
 
-/* --- life ----------------------------------------------------------------------------------------------------------- */
+/* --- life
+ * -----------------------------------------------------------------------------------------------------------
+ */
 
 /* Frees what mpi_reserve made. */
 static void mpi_release(struct ep_mpi *ep)
@@ -424,8 +445,8 @@ static int peers_reserve(struct ep_mpi *ep, size_t message, struct mt_err *reter
         p->in = malloc(message);
         p->back = malloc(pairs * sizeof *p->back);
         if (!p->out || !p->in || !p->back)
-            return mt_error(reterr, MT_ENOMEM, "no memory for messages of %zu bytes to %u ranks", message,
-                            ep->base.ranks - 1);
+            return mt_error(reterr, MT_ENOMEM, "no memory for messages of %zu bytes to %u ranks",
+                            message, ep->base.ranks - 1);
     }
     return 0;
 }
@@ -439,11 +460,13 @@ static int mpi_reserve(struct ep *base, struct mt_err *reterr)
     size_t message, results;
 
     mpi_release(ep);
-    ep->record = (shape->topk * (sizeof(int32_t) + (fast ? sizeof(float) : 0)) + payload + 3) & ~(size_t)3;
+    ep->record =
+        (shape->topk * (sizeof(int32_t) + (fast ? sizeof(float) : 0)) + payload + 3) & ~(size_t)3;
     message = HEADER_BYTES + shape->max_tokens * ep->record;
     results = (size_t)shape->max_tokens * shape->topk * payload;
     if (message > INT_MAX || results > INT_MAX)
-        return mt_error(reterr, MT_ELIMIT, "%u tokens in a step make messages over 2 GiB: lower --step-tokens",
+        return mt_error(reterr, MT_ELIMIT,
+                        "%u tokens in a step make messages over 2 GiB: lower --step-tokens",
                         shape->max_tokens);
     ep->results = malloc(results);
     ep->partial = fast ? malloc(ep_max_rows(&ep->base) * payload) : NULL;
@@ -458,7 +481,8 @@ static int nodes_find(struct ep_mpi *ep, struct mt_err *reterr)
     MPI_Comm host;
     uint32_t lowest = ep->base.rank, nodes = 0;
 
-    CHECK(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, (int)lowest, MPI_INFO_NULL, &host));
+    CHECK(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, (int)lowest, MPI_INFO_NULL,
+                              &host));
     CHECK(MPI_Bcast(&lowest, 1, MPI_UINT32_T, 0, host));
     CHECK(MPI_Comm_free(&host));
     CHECK(MPI_Allgather(&lowest, 1, MPI_UINT32_T, ep->node, 1, MPI_UINT32_T, MPI_COMM_WORLD));

@@ -29,7 +29,8 @@ static int self_poll(struct ep *ep, struct buf *out, bool *ret_got, struct mt_er
     return 0;
 }
 
-static int self_gather(struct ep *ep, const struct buf *mine, struct buf *all, struct mt_err *reterr)
+static int self_gather(struct ep *ep, const struct buf *mine, struct buf *all,
+                       struct mt_err *reterr)
 {
     (void)ep, (void)mine, (void)all, (void)reterr;
     return 0;

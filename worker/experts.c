@@ -19,7 +19,8 @@ int expert_map_build(const struct wire_map *wire, struct expert_map *ret, struct
     m.used = calloc((size_t)m.layers * m.ranks, sizeof *m.used);
     if (!m.start || !m.copy || !m.used) {
         expert_map_done(&m);
-        return mt_error(reterr, MT_ENOMEM, "no memory for a map of %u layers x %u experts", m.layers, m.experts);
+        return mt_error(reterr, MT_ENOMEM, "no memory for a map of %u layers x %u experts",
+                        m.layers, m.experts);
     }
     memcpy(m.start, wire->start, (pairs + 1) * sizeof *m.start);
     for (size_t p = 0; p < pairs; p++) {
@@ -43,8 +44,8 @@ void expert_map_done(struct expert_map *m)
     *m = (struct expert_map){0};
 }
 
-int expert_map_held(const struct expert_map *m, uint32_t rank, uint32_t spare, int32_t **ret_held, uint32_t *ret_slots,
-                    struct mt_err *reterr)
+int expert_map_held(const struct expert_map *m, uint32_t rank, uint32_t spare, int32_t **ret_held,
+                    uint32_t *ret_slots, struct mt_err *reterr)
 {
     uint32_t slots = 0;
     int32_t *held;
@@ -70,7 +71,8 @@ int expert_map_held(const struct expert_map *m, uint32_t rank, uint32_t spare, i
 /* SplitMix64's finaliser: position, layer and expert spread evenly over the copies. */
 static uint64_t choice_hash(uint32_t position, uint32_t layer, uint32_t expert)
 {
-    uint64_t z = ((uint64_t)position << 32) + ((uint64_t)layer << 16) + expert + 0x9e3779b97f4a7c15u;
+    uint64_t z =
+        ((uint64_t)position << 32) + ((uint64_t)layer << 16) + expert + 0x9e3779b97f4a7c15u;
 
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
@@ -90,8 +92,8 @@ static struct copies copies_of(const struct expert_map *m, uint32_t layer, int32
 }
 
 /* The copy on the lowest rank that must serve this token anyway, or NULL. */
-static const struct expert_copy *copy_forced(const struct expert_map *m, uint32_t layer, const int32_t *ids,
-                                             uint32_t topk, struct copies c)
+static const struct expert_copy *copy_forced(const struct expert_map *m, uint32_t layer,
+                                             const int32_t *ids, uint32_t topk, struct copies c)
 {
     const struct expert_copy *best = NULL;
 
@@ -107,7 +109,8 @@ static const struct expert_copy *copy_forced(const struct expert_map *m, uint32_
     return best;
 }
 
-static const struct expert_copy *copy_drawn(const uint32_t *node, uint32_t home, struct copies c, uint64_t hash)
+static const struct expert_copy *copy_drawn(const uint32_t *node, uint32_t home, struct copies c,
+                                            uint64_t hash)
 {
     uint32_t near = 0, pick;
 
@@ -122,8 +125,9 @@ static const struct expert_copy *copy_drawn(const uint32_t *node, uint32_t home,
     return c.at;
 }
 
-void expert_choose(const struct expert_map *m, const uint32_t *node, uint32_t home, uint32_t layer, uint32_t position,
-                   const int32_t *ids, uint32_t topk, uint16_t *ret_rank, int32_t *ret_slot)
+void expert_choose(const struct expert_map *m, const uint32_t *node, uint32_t home, uint32_t layer,
+                   uint32_t position, const int32_t *ids, uint32_t topk, uint16_t *ret_rank,
+                   int32_t *ret_slot)
 {
     for (uint32_t j = 0; j < topk; j++) {
         struct copies c = copies_of(m, layer, ids[j]);

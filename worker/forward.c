@@ -27,14 +27,20 @@ struct forward {
 static bool forward_reserve(struct forward *f)
 {
     const struct model_config *c = &f->model->config;
-    size_t tokens = f->ep->shape.max_tokens, q = (size_t)c->heads * c->head_dim, kv = (size_t)c->kv_heads * c->head_dim;
+    size_t tokens = f->ep->shape.max_tokens, q = (size_t)c->heads * c->head_dim,
+           kv = (size_t)c->kv_heads * c->head_dim;
     struct {
         float **at;
         size_t floats;
     } part[] = {
-        {&f->h, tokens * c->hidden}, {&f->q, tokens * q},     {&f->key, tokens * kv},
-        {&f->value, tokens * kv},    {&f->att, tokens * q},   {&f->norm, tokens * c->hidden},
-        {&f->last, (size_t)FORWARD_LOGIT_ROWS * c->hidden},   {&f->logits, (size_t)FORWARD_LOGIT_ROWS * c->vocab},
+        {&f->h, tokens * c->hidden},
+        {&f->q, tokens * q},
+        {&f->key, tokens * kv},
+        {&f->value, tokens * kv},
+        {&f->att, tokens * q},
+        {&f->norm, tokens * c->hidden},
+        {&f->last, (size_t)FORWARD_LOGIT_ROWS * c->hidden},
+        {&f->logits, (size_t)FORWARD_LOGIT_ROWS * c->vocab},
     };
     size_t at = 0, floats = 0;
 
@@ -49,8 +55,8 @@ static bool forward_reserve(struct forward *f)
     return f->memory;
 }
 
-int forward_open(struct kernels *k, struct ep *ep, const struct model *model, const struct kvcache *kv,
-                 struct forward **ret, struct mt_err *reterr)
+int forward_open(struct kernels *k, struct ep *ep, const struct model *model,
+                 const struct kvcache *kv, struct forward **ret, struct mt_err *reterr)
 {
     struct forward *f = calloc(1, sizeof *f);
     int rc;
@@ -63,7 +69,8 @@ int forward_open(struct kernels *k, struct ep *ep, const struct model *model, co
     f->kv = kv;
     rc = moe_open(k, ep, model, &f->moe, reterr);
     if (!rc && !forward_reserve(f))
-        rc = mt_error(reterr, MT_ENOMEM, "no memory for %zu MiB of activations: lower --step-tokens", f->bytes >> 20);
+        rc = mt_error(reterr, MT_ENOMEM,
+                      "no memory for %zu MiB of activations: lower --step-tokens", f->bytes >> 20);
     if (rc) {
         forward_close(f);
         return rc;
@@ -98,13 +105,13 @@ static void forward_attention(struct forward *f, uint32_t layer, const struct ke
     op->rope(f->k, f->q, q_stride, &f->model->rope, rows->pos, n, c->heads, c->head_dim);
     op->rope(f->k, f->key, kv_stride, &f->model->rope, rows->pos, n, c->kv_heads, c->head_dim);
     op->kv_write(f->k, f->kv->layer + layer, f->key, f->value, kv_stride, rows);
-    op->attention(f->k, f->att, f->q, q_stride, f->kv->layer + layer, rows, c->heads, 1.0f / sqrtf((float)c->head_dim),
-                  c->window);
+    op->attention(f->k, f->att, f->q, q_stride, f->kv->layer + layer, rows, c->heads,
+                  1.0f / sqrtf((float)c->head_dim), c->window);
     op->matmul(f->k, f->h, f->att, &w->o, n, true);
 }
 
-int forward_run(struct forward *f, const struct expert_map *map, const int32_t *ids, const struct kernel_rows *rows,
-                uint64_t *ret_wait_ns, struct mt_err *reterr)
+int forward_run(struct forward *f, const struct expert_map *map, const int32_t *ids,
+                const struct kernel_rows *rows, uint64_t *ret_wait_ns, struct mt_err *reterr)
 {
     const struct model_config *c = &f->model->config;
     const struct kernels_ops *op = f->k->op;
@@ -118,7 +125,8 @@ int forward_run(struct forward *f, const struct expert_map *map, const int32_t *
 
         if (rows->n) {
             forward_attention(f, l, rows);
-            op->rmsnorm(f->k, moe_input(f->moe), f->h, w->ffn_norm, w->ffn_norm_dtype, c->rms_eps, rows->n, c->hidden);
+            op->rmsnorm(f->k, moe_input(f->moe), f->h, w->ffn_norm, w->ffn_norm_dtype, c->rms_eps,
+                        rows->n, c->hidden);
         }
         rc = moe_run(f->moe, l, map, f->h, rows->n, rows->pos, &wait_ns, reterr);
         if (rc)
@@ -135,7 +143,8 @@ const float *forward_logits(struct forward *f, const uint32_t *row, uint32_t n)
     for (uint32_t i = 0; i < n; i++)
         memcpy(f->last + (size_t)i * m->config.hidden, f->h + (size_t)row[i] * m->config.hidden,
                m->config.hidden * sizeof *f->h);
-    f->k->op->rmsnorm(f->k, f->last, f->last, m->final_norm, m->final_norm_dtype, m->config.rms_eps, n, m->config.hidden);
+    f->k->op->rmsnorm(f->k, f->last, f->last, m->final_norm, m->final_norm_dtype, m->config.rms_eps,
+                      n, m->config.hidden);
     f->k->op->matmul(f->k, f->logits, f->last, &m->head, n, false);
     return f->logits;
 }

@@ -38,31 +38,35 @@ static uint64_t memory_available(void)
     return kib * 1024;
 }
 
-int kvcache_blocks(const struct model_config *c, enum numerics numerics, int64_t budget, uint32_t sharers,
-                   uint32_t *ret_blocks, struct mt_err *reterr)
+int kvcache_blocks(const struct model_config *c, enum numerics numerics, int64_t budget,
+                   uint32_t sharers, uint32_t *ret_blocks, struct mt_err *reterr)
 {
-    uint64_t block = kvcache_block_bytes(c, numerics), bytes = (uint64_t)budget, available = memory_available();
+    uint64_t block = kvcache_block_bytes(c, numerics), bytes = (uint64_t)budget,
+             available = memory_available();
     uint64_t blocks;
 
     if (!budget) {
         uint64_t longest = (c->max_positions + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS * block;
-        bytes = longest > DEFAULT_MOST / DEFAULT_SEQUENCES ? DEFAULT_MOST : longest * DEFAULT_SEQUENCES;
+        bytes =
+            longest > DEFAULT_MOST / DEFAULT_SEQUENCES ? DEFAULT_MOST : longest * DEFAULT_SEQUENCES;
         if (available && bytes > available / 4 / sharers)
             bytes = available / 4 / sharers;
     }
     if (available && bytes > available)
-        return mt_error(reterr, MT_ELIMIT, "KV memory of %" PRIu64 " MiB: only %" PRIu64 " MiB are available",
+        return mt_error(reterr, MT_ELIMIT,
+                        "KV memory of %" PRIu64 " MiB: only %" PRIu64 " MiB are available",
                         bytes >> 20, available >> 20);
     blocks = bytes / block;
     if (!blocks)
-        return mt_error(reterr, MT_ELIMIT, "KV memory of %" PRIu64 " bytes holds no block of %" PRIu64 " bytes", bytes,
+        return mt_error(reterr, MT_ELIMIT,
+                        "KV memory of %" PRIu64 " bytes holds no block of %" PRIu64 " bytes", bytes,
                         block);
     *ret_blocks = blocks > WIRE_MAX_STEP_BLOCKS ? WIRE_MAX_STEP_BLOCKS : (uint32_t)blocks;
     return 0;
 }
 
-int kvcache_open(const struct model_config *c, struct kernels *k, uint32_t blocks, struct kvcache *ret,
-                 struct mt_err *reterr)
+int kvcache_open(const struct model_config *c, struct kernels *k, uint32_t blocks,
+                 struct kvcache *ret, struct mt_err *reterr)
 {
     size_t half = half_bytes(c, k->numerics) * blocks;
     struct kvcache kv = {.layers = c->layers, .blocks = blocks, .bytes = 2 * c->layers * half};

@@ -38,7 +38,9 @@ struct link {
     unsigned first, n;
 };
 
-/* --- dialling ------------------------------------------------------------------------------------------------------- */
+/* --- dialling
+ * -------------------------------------------------------------------------------------------------------
+ */
 
 static int dial_unix(const char *path, struct mt_err *reterr)
 {
@@ -46,8 +48,8 @@ static int dial_unix(const char *path, struct mt_err *reterr)
     int fd;
 
     if (strlen(path) >= sizeof address.sun_path)
-        return mt_error(reterr, MT_EINVAL, "socket path of %zu bytes, the most is %zu: %s", strlen(path),
-                        sizeof address.sun_path - 1, path);
+        return mt_error(reterr, MT_EINVAL, "socket path of %zu bytes, the most is %zu: %s",
+                        strlen(path), sizeof address.sun_path - 1, path);
     memcpy(address.sun_path, path, strlen(path));
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address)) {
@@ -81,14 +83,15 @@ static int dial_tcp(const char *host_port, struct mt_err *reterr)
     }
     freeaddrinfo(list);
     if (fd < 0)
-        return mt_error(reterr, MT_EIO, "cannot reach the daemon at %s: %s", host_port, strerror(errno));
+        return mt_error(reterr, MT_EIO, "cannot reach the daemon at %s: %s", host_port,
+                        strerror(errno));
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
     return fd;
 }
 
-int link_open(const char *address, uint64_t incarnation, const struct wire_hello *hello, struct link **ret,
-              struct mt_err *reterr)
+int link_open(const char *address, uint64_t incarnation, const struct wire_hello *hello,
+              struct link **ret, struct mt_err *reterr)
 {
     struct link *l;
     struct buf out;
@@ -99,7 +102,8 @@ int link_open(const char *address, uint64_t incarnation, const struct wire_hello
     else if (!strncmp(address, "tcp:", 4))
         fd = dial_tcp(address + 4, reterr);
     else
-        return mt_error(reterr, MT_EINVAL, "--connect: expected unix:PATH or tcp:HOST:PORT, found %s", address);
+        return mt_error(reterr, MT_EINVAL,
+                        "--connect: expected unix:PATH or tcp:HOST:PORT, found %s", address);
     if (fd < 0)
         return fd;
     l = calloc(1, sizeof *l);
@@ -130,7 +134,9 @@ int link_open(const char *address, uint64_t incarnation, const struct wire_hello
     return 0;
 }
 
-/* --- sending -------------------------------------------------------------------------------------------------------- */
+/* --- sending
+ * --------------------------------------------------------------------------------------------------------
+ */
 
 int link_send(struct link *l, const struct buf *frames, struct mt_err *reterr)
 {
@@ -189,7 +195,9 @@ static int heartbeat_send(struct link *l)
     return rc;
 }
 
-/* --- receiving ------------------------------------------------------------------------------------------------------ */
+/* --- receiving
+ * ------------------------------------------------------------------------------------------------------
+ */
 
 static int read_all(struct link *l, void *bytes, size_t n, struct mt_err *reterr)
 {
@@ -215,7 +223,8 @@ static void wake_main(struct link *l)
         return; /* the counter is full: main is awake */
 }
 
-static int queue_put(struct link *l, const struct wire_header *header, uint8_t *body, struct mt_err *reterr)
+static int queue_put(struct link *l, const struct wire_header *header, uint8_t *body,
+                     struct mt_err *reterr)
 {
     int rc = 0;
 
@@ -320,7 +329,8 @@ void link_close(struct link *l)
     free(l);
 }
 
-/* --- the main thread's side ----------------------------------------------------------------------------------------- */
+/* --- the main thread's side
+ * ----------------------------------------------------------------------------------------- */
 
 bool link_take(struct link *l, struct wire_header *ret_header, uint8_t **ret_body)
 {
@@ -343,7 +353,8 @@ bool link_wait(struct link *l, int timeout_ms)
     struct pollfd fd = {.fd = l->event, .events = POLLIN};
     uint64_t count;
 
-    return poll(&fd, 1, timeout_ms) > 0 && read(l->event, &count, sizeof count) == (ssize_t)sizeof count;
+    return poll(&fd, 1, timeout_ms) > 0 &&
+           read(l->event, &count, sizeof count) == (ssize_t)sizeof count;
 }
 
 void link_progress(struct link *l, uint64_t step)

@@ -1,7 +1,9 @@
-/* moetuner-worker: one rank of a worker job. Started by the daemon (or `moetuner eval`) through mpirun, never by hand.
+/* moetuner-worker: one rank of a worker job. Started by the daemon (or `moetuner eval`) through
+ * mpirun, never by hand.
  *
- * Dials the daemon, tells the model's facts, receives the placement map, loads what this rank holds, then runs steps until
- * it is told to stop. Rank 0 receives the frames and passes them on by the transport. */
+ * Dials the daemon, tells the model's facts, receives the placement map, loads what this rank
+ * holds, then runs steps until it is told to stop. Rank 0 receives the frames and passes them on by
+ * the transport. */
 #include <sched.h>
 #include <signal.h>
 #include <stddef.h>
@@ -32,22 +34,32 @@ struct config {
 #define AT(field) offsetof(struct config, field)
 
 static const struct option OPTIONS[] = {
-    {"connect", OPTION_TEXT, AT(connect), NULL, 0, 0, NULL, "unix:PATH|tcp:HOST:PORT", "Job", "The daemon's socket."},
-    {"incarnation", OPTION_INT, AT(incarnation), "1", 0, 0, NULL, "N", "Job", "Which launch of the job this is."},
-    {"ranks", OPTION_INT, AT(ranks), "1", 1, WIRE_MAX_RANKS, NULL, "N", "Job", "Ranks of the job; 1 needs no MPI."},
+    {"connect", OPTION_TEXT, AT(connect), NULL, 0, 0, NULL, "unix:PATH|tcp:HOST:PORT", "Job",
+     "The daemon's socket."},
+    {"incarnation", OPTION_INT, AT(incarnation), "1", 0, 0, NULL, "N", "Job",
+     "Which launch of the job this is."},
+    {"ranks", OPTION_INT, AT(ranks), "1", 1, WIRE_MAX_RANKS, NULL, "N", "Job",
+     "Ranks of the job; 1 needs no MPI."},
     {"model", OPTION_TEXT, AT(model), NULL, 0, 0, NULL, "DIR", "Model", "Hugging Face directory."},
-    {"config", OPTION_TEXT, AT(config), NULL, 0, 0, NULL, "FILE", "Model", "config.json for dummy weights."},
-    {"weights", OPTION_TEXT, AT(weights), NULL, 0, 0, NULL, "dummy:SEED", "Model", "Random weights instead of a model's."},
+    {"config", OPTION_TEXT, AT(config), NULL, 0, 0, NULL, "FILE", "Model",
+     "config.json for dummy weights."},
+    {"weights", OPTION_TEXT, AT(weights), NULL, 0, 0, NULL, "dummy:SEED", "Model",
+     "Random weights instead of a model's."},
     {"backend", OPTION_TEXT, AT(backend), "cpu", 0, 0, NULL, "NAME", "Compute", "Kernels: cpu."},
-    {"isa", OPTION_TEXT, AT(isa), NULL, 0, 0, NULL, "NAME", "Compute", "Instruction set; the default is the best."},
-    {"numerics", OPTION_CHOICE, AT(numerics), "exact", 0, 0, numerics_names, "MODE", "Compute", "exact or fast."},
-    {"threads", OPTION_INT, AT(threads), "1", 1, 1024, NULL, "N", "Compute", "Threads of this rank."},
+    {"isa", OPTION_TEXT, AT(isa), NULL, 0, 0, NULL, "NAME", "Compute",
+     "Instruction set; the default is the best."},
+    {"numerics", OPTION_CHOICE, AT(numerics), "exact", 0, 0, numerics_names, "MODE", "Compute",
+     "exact or fast."},
+    {"threads", OPTION_INT, AT(threads), "1", 1, 1024, NULL, "N", "Compute",
+     "Threads of this rank."},
     {"spare-slots", OPTION_INT, AT(spare_slots), "0", 0, WIRE_MAX_EXPERTS, NULL, "N", "Memory",
      "Expert slots per layer beyond what the map needs."},
-    {"step-tokens", OPTION_INT, AT(step_tokens), "512", 1, WIRE_MAX_STEP_TOKENS, NULL, "N", "Memory",
-     "Most tokens of this rank in one step."},
-    {"max-seqs", OPTION_INT, AT(max_seqs), "256", 1, WIRE_MAX_SEQS, NULL, "N", "Memory", "Most sequences of this rank."},
-    {"kv-bytes", OPTION_SIZE, AT(kv_bytes), "0", 0, 0, NULL, "BYTES", "Memory", "KV cache; 0: by the model and the memory."},
+    {"step-tokens", OPTION_INT, AT(step_tokens), "512", 1, WIRE_MAX_STEP_TOKENS, NULL, "N",
+     "Memory", "Most tokens of this rank in one step."},
+    {"max-seqs", OPTION_INT, AT(max_seqs), "256", 1, WIRE_MAX_SEQS, NULL, "N", "Memory",
+     "Most sequences of this rank."},
+    {"kv-bytes", OPTION_SIZE, AT(kv_bytes), "0", 0, 0, NULL, "BYTES", "Memory",
+     "KV cache; 0: by the model and the memory."},
     {0},
 };
 
@@ -66,7 +78,8 @@ struct worker {
     struct step_runner *runner;
     struct wire_step step;
     struct buf out;
-    struct buf post; /* rank 0: what it passes on; others: what they got: a type byte and a frame's body */
+    struct buf
+        post; /* rank 0: what it passes on; others: what they got: a type byte and a frame's body */
 };
 
 static uint64_t now_us(void)
@@ -77,22 +90,29 @@ static uint64_t now_us(void)
     return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000;
 }
 
-/* Without the daemon there is nobody to work for, and the main thread may be stuck: leave at once. */
+/* Without the daemon there is nobody to work for, and the main thread may be stuck: leave at once.
+ */
 static void daemon_lost(const struct mt_err *why)
 {
     (void)why;
     _exit(3);
 }
 
-/* --- start ---------------------------------------------------------------------------------------------------------- */
+/* --- start
+ * ----------------------------------------------------------------------------------------------------------
+ */
 
 static int token_read(uint8_t token[WIRE_TOKEN_BYTES], struct mt_err *reterr)
 {
     const char *hex = getenv("MOETUNER_TOKEN");
 
-    if (!hex || strlen(hex) != 2 * WIRE_TOKEN_BYTES || strspn(hex, "0123456789abcdef") != 2 * WIRE_TOKEN_BYTES)
-        return mt_error(reterr, MT_EINVAL, "MOETUNER_TOKEN: expected %d hexadecimal digits; this program is started by "
-                        "moetunerd", 2 * WIRE_TOKEN_BYTES);
+    if (!hex || strlen(hex) != 2 * WIRE_TOKEN_BYTES ||
+        strspn(hex, "0123456789abcdef") != 2 * WIRE_TOKEN_BYTES)
+        return mt_error(
+            reterr, MT_EINVAL,
+            "MOETUNER_TOKEN: expected %d hexadecimal digits; this program is started by "
+            "moetunerd",
+            2 * WIRE_TOKEN_BYTES);
     for (unsigned i = 0; i < WIRE_TOKEN_BYTES; i++) {
         char pair[3] = {hex[2 * i], hex[2 * i + 1], 0};
         token[i] = (uint8_t)strtoul(pair, NULL, 16);
@@ -115,9 +135,12 @@ static int source_read(const struct config *c, struct model_source *ret, struct 
     ret->dummy = true;
     ret->seed = strtoull(c->weights + 6, &end, 10);
     if (*end)
-        return mt_error(reterr, MT_EINVAL, "--weights: expected a number after dummy:, found %s", c->weights + 6);
+        return mt_error(reterr, MT_EINVAL, "--weights: expected a number after dummy:, found %s",
+                        c->weights + 6);
     if (!c->config && !c->model)
-        return mt_error(reterr, MT_EINVAL, "--weights dummy needs --config FILE (or a --model whose config.json to use)");
+        return mt_error(
+            reterr, MT_EINVAL,
+            "--weights dummy needs --config FILE (or a --model whose config.json to use)");
     return 0;
 }
 
@@ -127,19 +150,24 @@ static int worker_dial(struct worker *w, struct mt_err *reterr)
     int rc = token_read(hello.token, reterr);
 
     if (!rc && !w->config.connect)
-        rc = mt_error(reterr, MT_EINVAL, "--connect is missing; this program is started by moetunerd");
+        rc = mt_error(reterr, MT_EINVAL,
+                      "--connect is missing; this program is started by moetunerd");
     if (rc)
         return rc;
-    /* A config that does not load is reported over the link, so that the operator reads it where the job was started. */
+    /* A config that does not load is reported over the link, so that the operator reads it where
+     * the job was started. */
     rc = model_configure(&w->source, &w->model_config, reterr);
     if (!rc)
         model_facts(&w->model_config, &hello.facts);
-    if (link_open(w->config.connect, (uint64_t)w->config.incarnation, &hello, &w->link, rc ? NULL : reterr))
+    if (link_open(w->config.connect, (uint64_t)w->config.incarnation, &hello, &w->link,
+                  rc ? NULL : reterr))
         return rc ? rc : MT_EIO;
     return rc ? rc : link_start(w->link, daemon_lost, reterr);
 }
 
-/* --- frames --------------------------------------------------------------------------------------------------------- */
+/* --- frames
+ * ---------------------------------------------------------------------------------------------------------
+ */
 
 /* Rank 0: the next frame from the daemon, passed on to the others. */
 static int frame_pass_on(struct worker *w, struct mt_err *reterr)
@@ -184,7 +212,9 @@ static int frame_next(struct worker *w, struct mt_err *reterr)
     return w->ep->rank ? frame_await(w, reterr) : frame_pass_on(w, reterr);
 }
 
-/* --- loading -------------------------------------------------------------------------------------------------------- */
+/* --- loading
+ * --------------------------------------------------------------------------------------------------------
+ */
 
 static int map_receive(struct worker *w, struct mt_err *reterr)
 {
@@ -201,8 +231,10 @@ static int map_receive(struct worker *w, struct mt_err *reterr)
         return rc;
     model_facts(&w->model_config, &facts);
     if (map.layers != facts.moe_layers || map.experts != facts.experts || map.ranks != w->ep->ranks)
-        rc = mt_error(reterr, MT_EINVAL, "placement is for %u layers x %u experts on %u ranks, expected %u x %u on %u",
-                      map.layers, map.experts, map.ranks, facts.moe_layers, facts.experts, w->ep->ranks);
+        rc = mt_error(reterr, MT_EINVAL,
+                      "placement is for %u layers x %u experts on %u ranks, expected %u x %u on %u",
+                      map.layers, map.experts, map.ranks, facts.moe_layers, facts.experts,
+                      w->ep->ranks);
     else
         rc = expert_map_build(&map, &w->map, reterr);
     wire_map_done(&map);
@@ -222,7 +254,8 @@ static int weights_load(struct worker *w, struct mt_err *reterr)
 {
     int32_t *held;
     uint32_t slots;
-    int rc = expert_map_held(&w->map, w->ep->rank, (uint32_t)w->config.spare_slots, &held, &slots, reterr);
+    int rc = expert_map_held(&w->map, w->ep->rank, (uint32_t)w->config.spare_slots, &held, &slots,
+                             reterr);
 
     if (rc)
         return rc;
@@ -253,17 +286,20 @@ static int worker_load(struct worker *w, struct mt_err *reterr)
     if (!rc)
         rc = weights_load(w, reterr);
     if (!rc)
-        rc = kvcache_blocks(m, options.numerics, c->kv_bytes, ranks_on_this_host(w->ep), &blocks, reterr);
+        rc = kvcache_blocks(m, options.numerics, c->kv_bytes, ranks_on_this_host(w->ep), &blocks,
+                            reterr);
     if (!rc)
         rc = kvcache_open(m, w->kernels, blocks, &w->kv, reterr);
     if (!rc)
         rc = ep_reserve(w->ep, &shape, reterr);
     if (!rc)
-        rc = sequences_open(&w->sequences, w->ep->rank, (uint32_t)c->max_seqs, blocks, m->max_positions, m->vocab, reterr);
+        rc = sequences_open(&w->sequences, w->ep->rank, (uint32_t)c->max_seqs, blocks,
+                            m->max_positions, m->vocab, reterr);
     if (!rc)
         rc = forward_open(w->kernels, w->ep, w->model, &w->kv, &w->forward, reterr);
     if (!rc) {
-        struct step_parts parts = {w->kernels, w->ep, w->model, &w->map, &w->sequences, w->forward, blocks};
+        struct step_parts parts = {w->kernels,    w->ep,      w->model, &w->map,
+                                   &w->sequences, w->forward, blocks};
         rc = step_open(&parts, &w->runner, reterr);
     }
     return rc;
@@ -290,7 +326,9 @@ static int ready_send(struct worker *w, uint64_t load_us, struct mt_err *reterr)
     return link_send(w->link, &w->out, reterr);
 }
 
-/* --- running -------------------------------------------------------------------------------------------------------- */
+/* --- running
+ * --------------------------------------------------------------------------------------------------------
+ */
 
 static int step_serve(struct worker *w, struct mt_err *reterr)
 {
@@ -334,9 +372,11 @@ static int worker_run(struct worker *w, int *argc, char ***argv, struct mt_err *
     int rc = source_read(&w->config, &w->source, reterr);
 
     if (!rc)
-        rc = w->config.ranks > 1 ? ep_open_mpi(argc, argv, &w->ep, reterr) : ep_open_self(&w->ep, reterr);
+        rc = w->config.ranks > 1 ? ep_open_mpi(argc, argv, &w->ep, reterr)
+                                 : ep_open_self(&w->ep, reterr);
     if (!rc && w->ep->ranks != (uint32_t)w->config.ranks)
-        rc = mt_error(reterr, MT_EINVAL, "--ranks says %d, MPI has %u", (int)w->config.ranks, w->ep->ranks);
+        rc = mt_error(reterr, MT_EINVAL, "--ranks says %d, MPI has %u", (int)w->config.ranks,
+                      w->ep->ranks);
     if (!rc)
         rc = worker_dial(w, reterr);
     if (!rc)

@@ -1,6 +1,6 @@
 /* Memory: a rank may be asked to serve every pair of every token of a step, so the result buffer is
- * ranks * max_tokens * topk * hidden floats. That is the price of capacities that are never exceeded; --step-tokens bounds
- * it. */
+ * ranks * max_tokens * topk * hidden floats. That is the price of capacities that are never
+ * exceeded; --step-tokens bounds it. */
 #include "worker/moe.h"
 
 #include <stdlib.h>
@@ -12,15 +12,15 @@ struct moe {
     const struct model *model;
     struct ep_exchange x;
     size_t max_rows;
-    float *logits;       /* [max_tokens][experts] */
-    int32_t *ids;        /* [max_tokens][topk] */
-    float *weights;      /* [max_tokens][topk] */
-    uint16_t *rank;      /* [max_tokens][topk] */
-    int32_t *slot;       /* [max_tokens][topk] */
-    uint32_t *offsets;   /* [slots + 1] */
-    uint32_t *fill;      /* [slots] */
-    uint32_t *pair_row;  /* [max_rows*topk] */
-    uint32_t *pair_out;  /* [max_rows*topk] */
+    float *logits;      /* [max_tokens][experts] */
+    int32_t *ids;       /* [max_tokens][topk] */
+    float *weights;     /* [max_tokens][topk] */
+    uint16_t *rank;     /* [max_tokens][topk] */
+    int32_t *slot;      /* [max_tokens][topk] */
+    uint32_t *offsets;  /* [slots + 1] */
+    uint32_t *fill;     /* [slots] */
+    uint32_t *pair_row; /* [max_rows*topk] */
+    uint32_t *pair_out; /* [max_rows*topk] */
     size_t x_bytes, y_bytes, partial_bytes;
 };
 
@@ -28,7 +28,8 @@ static bool moe_reserve(struct moe *m)
 {
     const struct ep_shape *s = &m->ep->shape;
     const struct router *router = &m->model->config.router;
-    size_t tokens = s->max_tokens, pairs = tokens * s->topk, rows = m->max_rows, served = rows * s->topk;
+    size_t tokens = s->max_tokens, pairs = tokens * s->topk, rows = m->max_rows,
+           served = rows * s->topk;
     uint32_t slots = m->model->layer[0].pool.slots;
 
     m->x_bytes = rows * s->hidden * sizeof(float);
@@ -48,11 +49,13 @@ static bool moe_reserve(struct moe *m)
     m->fill = malloc((slots + 1) * sizeof *m->fill);
     m->pair_row = malloc(served * sizeof *m->pair_row);
     m->pair_out = malloc(served * sizeof *m->pair_out);
-    return m->x.x && m->x.y && (m->x.partial || !m->partial_bytes) && m->x.row_slot && m->x.row_weight && m->logits &&
-           m->ids && m->weights && m->rank && m->slot && m->offsets && m->fill && m->pair_row && m->pair_out;
+    return m->x.x && m->x.y && (m->x.partial || !m->partial_bytes) && m->x.row_slot &&
+           m->x.row_weight && m->logits && m->ids && m->weights && m->rank && m->slot &&
+           m->offsets && m->fill && m->pair_row && m->pair_out;
 }
 
-int moe_open(struct kernels *k, struct ep *ep, const struct model *model, struct moe **ret, struct mt_err *reterr)
+int moe_open(struct kernels *k, struct ep *ep, const struct model *model, struct moe **ret,
+             struct mt_err *reterr)
 {
     struct moe *m = calloc(1, sizeof *m);
 
@@ -65,9 +68,11 @@ int moe_open(struct kernels *k, struct ep *ep, const struct model *model, struct
     if (!moe_reserve(m)) {
         size_t mib = (m->x_bytes + m->y_bytes + m->partial_bytes) >> 20;
         moe_close(m);
-        return mt_error(reterr, MT_ENOMEM, "no memory for an expert exchange of %zu MiB (%u ranks x %u tokens x top-%u "
-                        "x %u): lower --step-tokens", mib, ep->ranks, ep->shape.max_tokens, ep->shape.topk,
-                        ep->shape.hidden);
+        return mt_error(
+            reterr, MT_ENOMEM,
+            "no memory for an expert exchange of %zu MiB (%u ranks x %u tokens x top-%u "
+            "x %u): lower --step-tokens",
+            mib, ep->ranks, ep->shape.max_tokens, ep->shape.topk, ep->shape.hidden);
     }
     *ret = m;
     return 0;
@@ -99,8 +104,9 @@ float *moe_input(struct moe *m)
     return m->x.x;
 }
 
-/* Sorts the served pairs by slot (a counting sort, stable in row order) and gives each its place in y: see ep.h for the
- * layout in exact mode; in fast mode it is y[row*topk + j], with zeros where a pair is served elsewhere. */
+/* Sorts the served pairs by slot (a counting sort, stable in row order) and gives each its place in
+ * y: see ep.h for the layout in exact mode; in fast mode it is y[row*topk + j], with zeros where a
+ * pair is served elsewhere. */
 static void moe_permute(struct moe *m, uint32_t slots)
 {
     const struct ep_exchange *x = &m->x;
@@ -144,14 +150,14 @@ static int moe_finish(struct moe *m, float *h, struct mt_err *reterr)
     }
     m->k->op->combine(m->k, h, x->y, x->row_weight, x->n, topk, hidden);
     memset(x->partial, 0, (size_t)received * hidden * sizeof *x->partial);
-    m->k->op->combine(m->k, x->partial, x->y + (size_t)x->n * topk * hidden, x->row_weight + (size_t)x->n * topk,
-                      received, topk, hidden);
+    m->k->op->combine(m->k, x->partial, x->y + (size_t)x->n * topk * hidden,
+                      x->row_weight + (size_t)x->n * topk, received, topk, hidden);
     x->sum = h;
     return m->ep->op->combine(m->ep, x, reterr);
 }
 
-int moe_run(struct moe *m, uint32_t layer, const struct expert_map *map, float *h, uint32_t n, const uint32_t *positions,
-            uint64_t *wait_ns, struct mt_err *reterr)
+int moe_run(struct moe *m, uint32_t layer, const struct expert_map *map, float *h, uint32_t n,
+            const uint32_t *positions, uint64_t *wait_ns, struct mt_err *reterr)
 {
     const struct layer_weights *w = m->model->layer + layer;
     struct ep_exchange *x = &m->x;
@@ -168,8 +174,8 @@ int moe_run(struct moe *m, uint32_t layer, const struct expert_map *map, float *
         m->k->op->route(m->k, m->ids, m->weights, m->logits, &m->model->config.router, n);
     }
     for (uint32_t i = 0; i < n; i++)
-        expert_choose(map, m->ep->node, m->ep->rank, layer, positions[i], m->ids + i * topk, topk, m->rank + i * topk,
-                      m->slot + i * topk);
+        expert_choose(map, m->ep->node, m->ep->rank, layer, positions[i], m->ids + i * topk, topk,
+                      m->rank + i * topk, m->slot + i * topk);
     rc = m->ep->op->dispatch(m->ep, x, reterr);
     if (rc)
         return rc;

@@ -1,5 +1,6 @@
-/* The sequences whose home is this rank: sampling parameters, block tables, the token sampled last. Obeys the daemon, but
- * checks what it says: a step that would reach outside a block table or a pool is MT_EPROTO. */
+/* The sequences whose home is this rank: sampling parameters, block tables, the token sampled last.
+ * Obeys the daemon, but checks what it says: a step that would reach outside a block table or a
+ * pool is MT_EPROTO. */
 #ifndef MT_WORKER_SEQUENCES_H
 #define MT_WORKER_SEQUENCES_H
 
@@ -25,11 +26,12 @@ struct sequences {
     uint32_t vocab;
 };
 
-int sequences_open(struct sequences *s, uint32_t rank, uint32_t max, uint32_t pool_blocks, uint32_t max_positions,
-                   uint32_t vocab, struct mt_err *reterr);
+int sequences_open(struct sequences *s, uint32_t rank, uint32_t max, uint32_t pool_blocks,
+                   uint32_t max_positions, uint32_t vocab, struct mt_err *reterr);
 void sequences_close(struct sequences *s);
 
-/* Applies a step's frees and admits, and appends its runs' block deltas. Runs of other homes are skipped. */
+/* Applies a step's frees and admits, and appends its runs' block deltas. Runs of other homes are
+ * skipped. */
 int sequences_apply(struct sequences *s, const struct wire_step *step, struct mt_err *reterr);
 /* The sequence of a run if its home is here, else NULL. */
 struct sequence *sequences_find(const struct sequences *s, uint32_t seq);

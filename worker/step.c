@@ -6,9 +6,9 @@
 
 /* A row whose logits are wanted. */
 struct want {
-    uint32_t row;    /* of this step */
-    uint32_t run;    /* of the step frame */
-    bool sample;     /* its token becomes the sequence's last */
+    uint32_t row; /* of this step */
+    uint32_t run; /* of the step frame */
+    bool sample;  /* its token becomes the sequence's last */
     bool logits;
 };
 
@@ -20,7 +20,7 @@ struct step_runner {
     uint32_t n_rows;
     uint32_t *tables; /* [cap_tables] block tables of this step's sequences */
     uint32_t n_tables, cap_tables;
-    struct want *want; /* [max_tokens] */
+    struct want *want;             /* [max_tokens] */
     struct sample_params *params;  /* [max_tokens] */
     struct sample_result *sampled; /* [max_tokens] */
     uint32_t n_want;
@@ -57,7 +57,8 @@ int step_open(const struct step_parts *parts, struct step_runner **ret, struct m
     s->params = malloc(n * sizeof *s->params);
     s->sampled = malloc(n * sizeof *s->sampled);
     s->logprobs = malloc((n + 1) * (1 + WIRE_MAX_TOP_LOGPROBS) * sizeof *s->logprobs);
-    if (!s->ids || !s->pos || !s->table_at || !s->want || !s->params || !s->sampled || !s->logprobs) {
+    if (!s->ids || !s->pos || !s->table_at || !s->want || !s->params || !s->sampled ||
+        !s->logprobs) {
         step_close(s);
         return mt_error(reterr, MT_ENOMEM, "no memory for steps of %zu tokens", n);
     }
@@ -86,7 +87,9 @@ void step_close(struct step_runner *s)
     free(s);
 }
 
-/* --- rows ----------------------------------------------------------------------------------------------------------- */
+/* --- rows
+ * -----------------------------------------------------------------------------------------------------------
+ */
 
 static int tables_append(struct step_runner *s, const struct sequence *q, struct mt_err *reterr)
 {
@@ -106,18 +109,19 @@ static int tables_append(struct step_runner *s, const struct sequence *q, struct
     return 0;
 }
 
-static void want_add(struct step_runner *s, const struct wire_run *run, uint32_t run_at, const struct sequence *q,
-                     uint32_t i, const int32_t *tokens)
+static void want_add(struct step_runner *s, const struct wire_run *run, uint32_t run_at,
+                     const struct sequence *q, uint32_t i, const int32_t *tokens)
 {
     bool last = i + 1 == run->n_tokens;
     bool sample = last && (run->flags & WIRE_RUN_SAMPLE);
-    bool target = (run->flags & WIRE_RUN_PROMPT_LOGPROBS) && (!last || (run->flags & WIRE_RUN_NEXT));
+    bool target =
+        (run->flags & WIRE_RUN_PROMPT_LOGPROBS) && (!last || (run->flags & WIRE_RUN_NEXT));
     bool logits = run->flags & WIRE_RUN_LOGITS;
 
     if (!sample && !target && !logits)
         return;
-    s->want[s->n_want] =
-        (struct want){.row = s->n_rows - run->n_tokens + i, .run = run_at, .sample = sample, .logits = logits};
+    s->want[s->n_want] = (struct want){
+        .row = s->n_rows - run->n_tokens + i, .run = run_at, .sample = sample, .logits = logits};
     s->params[s->n_want++] = (struct sample_params){
         .temperature = q->admit.temperature,
         .top_p = q->admit.top_p,
@@ -126,22 +130,25 @@ static void want_add(struct step_runner *s, const struct wire_run *run, uint32_t
         .seed = q->admit.seed,
         .choice = q->admit.choice,
         .position = run->pos + run->n_tokens,
-        .forced = sample ? -1 : target ? tokens[i + 1] : 0,
+        .forced = sample   ? -1
+                  : target ? tokens[i + 1]
+                           : 0,
         .n_logprobs = sample || target ? run->n_logprobs : -1,
     };
 }
 
-static int rows_add(struct step_runner *s, const struct wire_step *step, uint32_t run_at, const struct sequence *q,
-                    struct mt_err *reterr)
+static int rows_add(struct step_runner *s, const struct wire_step *step, uint32_t run_at,
+                    const struct sequence *q, struct mt_err *reterr)
 {
     const struct wire_run *run = step->runs + run_at;
     const int32_t *tokens = step->tokens + run->token_at;
 
     if (run->n_tokens > s->p.ep->shape.max_tokens - s->n_rows)
-        return mt_error(reterr, MT_EPROTO, "step %llu: over %u tokens on rank %u", (unsigned long long)step->step,
-                        s->p.ep->shape.max_tokens, s->p.ep->rank);
+        return mt_error(reterr, MT_EPROTO, "step %llu: over %u tokens on rank %u",
+                        (unsigned long long)step->step, s->p.ep->shape.max_tokens, s->p.ep->rank);
     if ((run->flags & WIRE_RUN_SAMPLE) && (run->flags & WIRE_RUN_NEXT))
-        return mt_error(reterr, MT_EPROTO, "run: sequence %u samples where its next token is given", run->seq);
+        return mt_error(reterr, MT_EPROTO, "run: sequence %u samples where its next token is given",
+                        run->seq);
     for (uint32_t i = 0; i < run->n_tokens; i++) {
         s->ids[s->n_rows] = run->flags & WIRE_RUN_LAST ? q->last : tokens[i];
         s->pos[s->n_rows] = run->pos + i;
@@ -162,13 +169,16 @@ static int rows_build(struct step_runner *s, const struct wire_step *step, struc
             return rc;
     }
     if (step->ranks != s->p.ep->ranks || step->rank_tokens[s->p.ep->rank] != s->n_rows)
-        return mt_error(reterr, MT_EPROTO, "step %llu: says %u tokens for rank %u of %u, its runs have %u",
-                        (unsigned long long)step->step, step->rank_tokens[s->p.ep->rank], s->p.ep->rank, step->ranks,
-                        s->n_rows);
+        return mt_error(reterr, MT_EPROTO,
+                        "step %llu: says %u tokens for rank %u of %u, its runs have %u",
+                        (unsigned long long)step->step, step->rank_tokens[s->p.ep->rank],
+                        s->p.ep->rank, step->ranks, s->n_rows);
     return 0;
 }
 
-/* --- samples -------------------------------------------------------------------------------------------------------- */
+/* --- samples
+ * --------------------------------------------------------------------------------------------------------
+ */
 
 static int logits_keep(struct step_runner *s, const float *row, struct mt_err *reterr)
 {
@@ -178,7 +188,8 @@ static int logits_keep(struct step_runner *s, const float *row, struct mt_err *r
         uint64_t want = s->cap_logits ? 2 * s->cap_logits : 4 * (uint64_t)vocab;
         float *grown = want > WIRE_MAX_BODY ? NULL : realloc(s->logits, want * sizeof *grown);
         if (!grown)
-            return mt_error(reterr, MT_ENOMEM, "no room for another row of logits: ask for smaller chunks");
+            return mt_error(reterr, MT_ENOMEM,
+                            "no room for another row of logits: ask for smaller chunks");
         s->logits = grown;
         s->cap_logits = want;
     }
@@ -202,7 +213,8 @@ static int sample_all(struct step_runner *s, struct mt_err *reterr)
         logits = forward_logits(s->p.forward, row, n);
         s->p.k->op->sample(s->p.k, s->sampled + at, logits, s->params + at, n, vocab);
         for (uint32_t i = 0; i < n; i++) {
-            int rc = s->want[at + i].logits ? logits_keep(s, logits + (size_t)i * vocab, reterr) : 0;
+            int rc =
+                s->want[at + i].logits ? logits_keep(s, logits + (size_t)i * vocab, reterr) : 0;
             if (rc)
                 return rc;
         }
@@ -219,11 +231,13 @@ static void entry_put(struct wire_logprob *out, const struct sample_result *r, u
 }
 
 /* Turns the wants of one run, want[at..end), into its sample. */
-static int sample_report(struct step_runner *s, const struct wire_run *run, uint32_t at, uint32_t end, uint64_t *logit_at,
-                         struct mt_err *reterr)
+static int sample_report(struct step_runner *s, const struct wire_run *run, uint32_t at,
+                         uint32_t end, uint64_t *logit_at, struct mt_err *reterr)
 {
     uint32_t vocab = s->p.model->config.vocab;
-    uint32_t most = run->n_logprobs > (int32_t)vocab ? vocab : (uint32_t)(run->n_logprobs < 0 ? 0 : run->n_logprobs);
+    uint32_t most = run->n_logprobs > (int32_t)vocab
+                        ? vocab
+                        : (uint32_t)(run->n_logprobs < 0 ? 0 : run->n_logprobs);
     struct wire_sample sample = {.seq = run->seq, .token = -1, .n_top = most};
     uint64_t from = *logit_at;
 
@@ -243,12 +257,14 @@ static int sample_report(struct step_runner *s, const struct wire_run *run, uint
             sequences_find(s->p.sequences, run->seq)->last = sample.token;
         }
     }
-    if (wire_result_sample(&s->mine, &sample, s->logprobs, s->logits ? s->logits + from : NULL, *logit_at - from))
+    if (wire_result_sample(&s->mine, &sample, s->logprobs, s->logits ? s->logits + from : NULL,
+                           *logit_at - from))
         return mt_error(reterr, MT_ENOMEM, "no memory for the result of sequence %u", run->seq);
     return 0;
 }
 
-static int samples_report(struct step_runner *s, const struct wire_step *step, struct mt_err *reterr)
+static int samples_report(struct step_runner *s, const struct wire_step *step,
+                          struct mt_err *reterr)
 {
     uint64_t logit_at = 0;
 
@@ -263,15 +279,18 @@ static int samples_report(struct step_runner *s, const struct wire_step *step, s
     return 0;
 }
 
-/* --- gather --------------------------------------------------------------------------------------------------------- */
+/* --- gather
+ * ---------------------------------------------------------------------------------------------------------
+ */
 
-static int result_merge(struct wire_result *all, const struct wire_result *part, uint32_t rank, uint32_t vocab)
+static int result_merge(struct wire_result *all, const struct wire_result *part, uint32_t rank,
+                        uint32_t vocab)
 {
     all->times[rank] = part->times[rank];
     for (uint32_t i = 0; i < part->n_samples; i++) {
         const struct wire_sample *v = part->samples + i;
-        int rc = wire_result_sample(all, v, part->logprobs + v->logprob_at, part->logits + v->logit_at,
-                                    (uint64_t)v->logit_rows * vocab);
+        int rc = wire_result_sample(all, v, part->logprobs + v->logprob_at,
+                                    part->logits + v->logit_at, (uint64_t)v->logit_rows * vocab);
         if (rc)
             return rc;
     }
@@ -291,7 +310,8 @@ static int results_merge(struct step_runner *s, struct mt_err *reterr)
         uint32_t len;
         memcpy(&len, s->gathered.data + at, sizeof len);
         at += sizeof len;
-        rc = wire_get_result(s->gathered.data + at + WIRE_HEADER_BYTES, len - WIRE_HEADER_BYTES, &s->part, reterr);
+        rc = wire_get_result(s->gathered.data + at + WIRE_HEADER_BYTES, len - WIRE_HEADER_BYTES,
+                             &s->part, reterr);
         if (rc)
             return rc;
         at += len;
@@ -303,7 +323,8 @@ static int results_merge(struct step_runner *s, struct mt_err *reterr)
     return rc ? mt_error(reterr, rc, "no memory for the result of a step") : 0;
 }
 
-static int results_gather(struct step_runner *s, const struct wire_result **ret_result, struct mt_err *reterr)
+static int results_gather(struct step_runner *s, const struct wire_result **ret_result,
+                          struct mt_err *reterr)
 {
     int rc;
 
@@ -321,8 +342,8 @@ static int results_gather(struct step_runner *s, const struct wire_result **ret_
     return rc;
 }
 
-int step_run(struct step_runner *s, const struct wire_step *step, const struct wire_result **ret_result,
-             struct mt_err *reterr)
+int step_run(struct step_runner *s, const struct wire_step *step,
+             const struct wire_result **ret_result, struct mt_err *reterr)
 {
     struct kernel_rows rows = {.pos = s->pos, .table_at = s->table_at};
     uint64_t start = now_us(), wait_ns = 0;

@@ -1,8 +1,10 @@
-/* The MPI transport under mpirun, with random batches: every rank can compute what every other rank has (all is drawn from
- * one seed), so each checks what it received and what came back against a recount. Both numeric modes; ranks without
- * tokens, tokens without remote experts, and tokens all of whose experts sit on one remote rank all occur.
+/* The MPI transport under mpirun, with random batches: every rank can compute what every other rank
+ * has (all is drawn from one seed), so each checks what it received and what came back against a
+ * recount. Both numeric modes; ranks without tokens, tokens without remote experts, and tokens all
+ * of whose experts sit on one remote rank all occur.
  *
- *   mpirun -n 4 --oversubscribe build/mpi/test_ep [rounds]          prints "ep: N exchanges, 0 wrong" on rank 0 */
+ *   mpirun -n 4 --oversubscribe build/mpi/test_ep [rounds]          prints "ep: N exchanges, 0
+ * wrong" on rank 0 */
 #include <math.h>
 #include <mpi.h>
 #include <stdio.h>
@@ -48,7 +50,9 @@ static void batches_draw(uint64_t seed, uint32_t ranks)
             for (uint32_t d = 0; d < HIDDEN; d++)
                 b->x[i][d] = (float)random_below(200) - 100;
             for (uint32_t j = 0; j < TOPK; j++) {
-                b->rank[i][j] = (uint16_t)(style == 0 ? r : style == 1 ? (r + 1) % ranks : random_below(ranks));
+                b->rank[i][j] = (uint16_t)(style == 0   ? r
+                                           : style == 1 ? (r + 1) % ranks
+                                                        : random_below(ranks));
                 b->slot[i][j] = (int32_t)random_below(SLOTS);
                 b->weight[i][j] = (float)(1 + random_below(4));
             }
@@ -71,7 +75,8 @@ static bool serves(const struct batch *b, uint32_t token, uint32_t rank)
 }
 
 /* Rows of one source in what `me` received; returns how many are wrong. */
-static int check_source(const struct ep_exchange *x, uint32_t me, uint32_t source, uint32_t *row, bool fast)
+static int check_source(const struct ep_exchange *x, uint32_t me, uint32_t source, uint32_t *row,
+                        bool fast)
 {
     const struct batch *b = all + source;
     int wrong = 0;
@@ -111,7 +116,8 @@ static void compute(struct ep_exchange *x, bool fast)
     for (uint32_t row = 0; row < x->rows; row++)
         for (uint32_t j = 0; j < TOPK; j++) {
             int32_t slot = x->row_slot[row * TOPK + j];
-            float *out = fast ? (row < x->n ? x->sum + (size_t)row * HIDDEN : x->partial + (size_t)(row - x->n) * HIDDEN)
+            float *out = fast ? (row < x->n ? x->sum + (size_t)row * HIDDEN
+                                            : x->partial + (size_t)(row - x->n) * HIDDEN)
                               : x->y + (row < x->n ? (size_t)row * TOPK + j : next) * HIDDEN;
             if (slot < 0)
                 continue;
@@ -166,15 +172,20 @@ static int round_run(struct ep *ep, struct ep_exchange *x, uint64_t seed, struct
     return wrong + check_combine(x, ep->rank, fast);
 }
 
-static int mode_run(struct ep *ep, enum numerics numerics, int rounds, int *ret_wrong, struct mt_err *err)
+static int mode_run(struct ep *ep, enum numerics numerics, int rounds, int *ret_wrong,
+                    struct mt_err *err)
 {
     static float x_rows[MAX_RANKS * MAX_TOKENS * HIDDEN], y[MAX_RANKS * MAX_TOKENS * TOPK * HIDDEN];
     static float partial[MAX_RANKS * MAX_TOKENS * HIDDEN], sum[MAX_TOKENS * HIDDEN];
     static int32_t row_slot[MAX_RANKS * MAX_TOKENS * TOPK];
     static float row_weight[MAX_RANKS * MAX_TOKENS * TOPK];
     struct ep_shape shape = {HIDDEN, TOPK, MAX_TOKENS, numerics};
-    struct ep_exchange x = {
-        .x = x_rows, .y = y, .partial = partial, .sum = sum, .row_slot = row_slot, .row_weight = row_weight};
+    struct ep_exchange x = {.x = x_rows,
+                            .y = y,
+                            .partial = partial,
+                            .sum = sum,
+                            .row_slot = row_slot,
+                            .row_weight = row_weight};
 
     if (ep_reserve(ep, &shape, err))
         return -1;

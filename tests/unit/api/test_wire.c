@@ -1,5 +1,6 @@
-/* Frames: what is put is what is got; what is cut, lengthened or damaged is refused or decodes to something within the
- * caps, and never touches memory outside the body (run under the address sanitizer). */
+/* Frames: what is put is what is got; what is cut, lengthened or damaged is refused or decodes to
+ * something within the caps, and never touches memory outside the body (run under the address
+ * sanitizer). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -37,7 +38,8 @@ static uint8_t *body_of(const struct buf *frame, size_t *ret_len)
     return body;
 }
 
-/* --- builders of random frames -------------------------------------------------------------------------------------- */
+/* --- builders of random frames
+ * -------------------------------------------------------------------------------------- */
 
 static void random_step(struct wire_step *s)
 {
@@ -49,15 +51,19 @@ static void random_step(struct wire_step *s)
     for (uint32_t i = random_below(5); i-- > 0;)
         assert_int_equal(wire_step_free_seq(s, random_below(WIRE_MAX_SEQS)), 0);
     for (uint32_t i = random_below(5); i-- > 0;) {
-        struct wire_admit a = {random_below(WIRE_MAX_SEQS), random_below(ranks), 0.5f, 0.9f, 0.1f, 40, state, i};
+        struct wire_admit a = {
+            random_below(WIRE_MAX_SEQS), random_below(ranks), 0.5f, 0.9f, 0.1f, 40, state, i};
         assert_int_equal(wire_step_admit(s, &a), 0);
     }
     for (uint32_t i = 0; i < runs; i++) {
-        struct wire_run run = {.seq = i, .pos = random_below(100), .n_logprobs = (int32_t)random_below(22) - 1};
+        struct wire_run run = {
+            .seq = i, .pos = random_below(100), .n_logprobs = (int32_t)random_below(22) - 1};
         bool last = random_below(2);
 
         run.n_tokens = last ? 1 : 1 + random_below(60);
-        run.flags = last ? WIRE_RUN_LAST | WIRE_RUN_SAMPLE : random_below(2) ? WIRE_RUN_NEXT : WIRE_RUN_SAMPLE;
+        run.flags = last              ? WIRE_RUN_LAST | WIRE_RUN_SAMPLE
+                    : random_below(2) ? WIRE_RUN_NEXT
+                                      : WIRE_RUN_SAMPLE;
         run.n_blocks = random_below(16);
         for (uint32_t t = 0; t < 64; t++)
             tokens[t] = (int32_t)random_below(50000);
@@ -79,7 +85,8 @@ static void random_result(struct wire_result *r)
     for (uint32_t i = 0; i < 16; i++)
         logprobs[i] = (struct wire_logprob){(int32_t)i, -(float)i};
     for (uint32_t i = random_below(10); i-- > 0;) {
-        struct wire_sample s = {.seq = i, .token = (int32_t)i, .n_prompt = 3, .n_entries = 4, .n_top = random_below(4)};
+        struct wire_sample s = {
+            .seq = i, .token = (int32_t)i, .n_prompt = 3, .n_entries = 4, .n_top = random_below(4)};
         s.logit_rows = random_below(3);
         assert_int_equal(wire_result_sample(r, &s, logprobs, logits, s.logit_rows * 32), 0);
     }
@@ -89,8 +96,10 @@ static void random_map(struct wire_map *m, uint32_t *start, uint16_t *rank)
 {
     uint32_t n = 0;
 
-    *m = (struct wire_map){
-        .epoch = 3, .layers = 1 + random_below(4), .experts = 1 + random_below(8), .ranks = 1 + random_below(6)};
+    *m = (struct wire_map){.epoch = 3,
+                           .layers = 1 + random_below(4),
+                           .experts = 1 + random_below(8),
+                           .ranks = 1 + random_below(6)};
     for (uint32_t p = 0; p < m->layers * m->experts; p++) {
         uint16_t primary = (uint16_t)random_below(m->ranks);
         start[p] = n;
@@ -104,7 +113,9 @@ static void random_map(struct wire_map *m, uint32_t *start, uint16_t *rank)
     m->rank = rank;
 }
 
-/* --- properties ----------------------------------------------------------------------------------------------------- */
+/* --- properties
+ * -----------------------------------------------------------------------------------------------------
+ */
 
 static void assert_steps_equal(const struct wire_step *a, const struct wire_step *b)
 {
@@ -226,13 +237,15 @@ static void test_map_refused(void **unused)
         uint32_t *start;
         uint16_t *rank;
         int rc;
-    } cases[] = {{none, good, MT_EPROTO}, {one, high, MT_EPROTO}, {two, twice, MT_EPROTO}, {two, good, 0}};
+    } cases[] = {
+        {none, good, MT_EPROTO}, {one, high, MT_EPROTO}, {two, twice, MT_EPROTO}, {two, good, 0}};
     struct buf frame;
 
     (void)unused;
     buf_init(&frame, 1 << 20);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        struct wire_map m = {.layers = 1, .experts = 1, .ranks = 2, .start = cases[i].start, .rank = cases[i].rank};
+        struct wire_map m = {
+            .layers = 1, .experts = 1, .ranks = 2, .start = cases[i].start, .rank = cases[i].rank};
         struct wire_map out = {0};
         struct mt_err err;
         size_t len;
@@ -308,7 +321,8 @@ static void test_damaged_bodies(void **unused)
                 assert_in_range(out.runs[r].token_at, 0, out.n_tokens);
         } else if (!is_step && !wire_get_result(body, len, &got, &err)) {
             for (uint32_t s = 0; s < got.n_samples; s++)
-                assert_true(got.samples[s].logprob_at + got.samples[s].n_entries * (1 + got.samples[s].n_top) <=
+                assert_true(got.samples[s].logprob_at +
+                                got.samples[s].n_entries * (1 + got.samples[s].n_top) <=
                             got.n_logprobs);
         }
         free(body);
@@ -363,8 +377,17 @@ static void test_cap(void **unused)
 
 static void test_small_frames(void **unused)
 {
-    struct wire_hello hello = {.rank = 2, .ranks = 4, .pid = 99, .facts = {.experts = 8, .topk = 2, .n_eos = 2}}, hello2;
-    struct wire_ready ready = {.rank = 1, .kv_blocks = 5, .block_tokens = 16, .max_tokens = 8, .max_seqs = 3}, ready2;
+    struct wire_hello hello = {.rank = 2,
+                               .ranks = 4,
+                               .pid = 99,
+                               .facts = {.experts = 8, .topk = 2, .n_eos = 2}},
+                      hello2;
+    struct wire_ready ready = {.rank = 1,
+                               .kv_blocks = 5,
+                               .block_tokens = 16,
+                               .max_tokens = 8,
+                               .max_seqs = 3},
+                      ready2;
     struct wire_heartbeat beat = {.rank = 1, .step = 5, .progress = 6, .rss_bytes = 7}, beat2;
     struct wire_text text = {.rank = 3, .level = -4, .text = "out of luck"}, text2;
     struct mt_err err;

@@ -66,8 +66,8 @@ static uint32_t copies(const struct random_map *m, uint32_t l, int32_t e)
 }
 
 /* Ranks that may serve expert e for this token, by the rule: a set, since the last clause draws. */
-static void allowed(const struct random_map *m, const uint32_t *node, uint32_t home, uint32_t l, const int32_t *ids,
-                    uint32_t topk, int32_t e, bool ret[MAX_RANKS])
+static void allowed(const struct random_map *m, const uint32_t *node, uint32_t home, uint32_t l,
+                    const int32_t *ids, uint32_t topk, int32_t e, bool ret[MAX_RANKS])
 {
     uint32_t near = 0;
 
@@ -127,7 +127,8 @@ static void test_choice_follows_the_rule(void **unused)
     }
 }
 
-/* Replicas share the load: of many positions, each copy on the home's node serves about its part. */
+/* Replicas share the load: of many positions, each copy on the home's node serves about its part.
+ */
 static void test_replicas_share(void **unused)
 {
     uint32_t start[] = {0, 3}, node[] = {0, 0, 0, 0}, count[4] = {0};

@@ -1,4 +1,5 @@
-/* What a rank accepts of the daemon's orders, and that what it refuses changes nothing outside its tables. */
+/* What a rank accepts of the daemon's orders, and that what it refuses changes nothing outside its
+ * tables. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -51,12 +52,17 @@ static void admit(struct fixture *f, uint32_t seq, uint32_t home)
     assert_int_equal(wire_step_admit(&f->step, &a), 0);
 }
 
-static void run(struct fixture *f, uint32_t seq, uint32_t pos, uint32_t n, uint32_t flags, int32_t token,
-                uint32_t n_blocks, uint32_t first_block)
+static void run(struct fixture *f, uint32_t seq, uint32_t pos, uint32_t n, uint32_t flags,
+                int32_t token, uint32_t n_blocks, uint32_t first_block)
 {
     int32_t tokens[64];
     uint32_t blocks[16];
-    struct wire_run r = {.seq = seq, .pos = pos, .n_tokens = n, .flags = flags, .n_logprobs = -1, .n_blocks = n_blocks};
+    struct wire_run r = {.seq = seq,
+                         .pos = pos,
+                         .n_tokens = n,
+                         .flags = flags,
+                         .n_logprobs = -1,
+                         .n_blocks = n_blocks};
 
     for (int i = 0; i < 64; i++)
         tokens[i] = token;
