@@ -145,9 +145,9 @@ $(B)/obj/%.o: %.c $(B)/flags | detect
 # --- tests -------------------------------------------------------------------------------------------
 # tests/unit/<dir>/test_<x>.c links that directory's library and what it may include, nothing else.
 # tests/unit/<dir>/<other>.c is shared by the tests of that directory (a fake, an oracle).
-# tests/fake, tests/e2e, tests/bench: <x>.c is a program $(B)/tests/<dir>/<x> that may use all.
+# tests/fake, tests/property, tests/e2e, tests/bench: <x>.c is a program $(B)/tests/<dir>/<x> that may use all.
 UNIT_BIN := $(patsubst tests/unit/%.c,$(B)/unit/%,$(wildcard tests/unit/*/test_*.c))
-TEST_BIN := $(patsubst %.c,$(B)/%,$(wildcard tests/fake/*.c tests/e2e/*.c))
+TEST_BIN := $(patsubst %.c,$(B)/%,$(wildcard tests/fake/*.c tests/property/*.c tests/e2e/*.c))
 BENCH    := $(patsubst %.c,$(B)/%,$(wildcard tests/bench/*.c))
 FUZZ     := $(patsubst tests/fuzz/%.c,$(B)/%,$(wildcard tests/fuzz/fuzz_*.c))
 
