@@ -67,9 +67,7 @@ int wire_put_empty(struct buf *out, uint64_t incarnation, enum wire_type type)
     return wire_end(out, wire_begin(out, incarnation, type));
 }
 
-/* --- hello
- * ----------------------------------------------------------------------------------------------------------
- */
+/* --- hello ------------------------------------------------------------------------------------ */
 
 static void put_facts(struct buf *out, const struct wire_facts *f)
 {
@@ -143,9 +141,7 @@ int wire_get_hello(const uint8_t *body, size_t len, struct wire_hello *ret, stru
     return rc;
 }
 
-/* --- map
- * ------------------------------------------------------------------------------------------------------------
- */
+/* --- map -------------------------------------------------------------------------------------- */
 
 int wire_put_map(struct buf *out, uint64_t incarnation, const struct wire_map *v)
 {
@@ -239,8 +235,7 @@ void wire_map_done(struct wire_map *m)
     *m = (struct wire_map){0};
 }
 
-/* --- ready, heartbeat, text
- * ----------------------------------------------------------------------------------------- */
+/* --- ready, heartbeat, text ------------------------------------------------------------------- */
 
 int wire_put_ready(struct buf *out, uint64_t incarnation, const struct wire_ready *v)
 {

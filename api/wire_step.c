@@ -28,9 +28,7 @@ int wire_reserve(void *array, uint32_t *cap, uint64_t n, size_t size, uint32_t m
 #define RESERVE(s, field, count, max) \
     wire_reserve(&(s)->field, &(s)->cap_##field, (count), sizeof *(s)->field, (max))
 
-/* --- step
- * -----------------------------------------------------------------------------------------------------------
- */
+/* --- step ------------------------------------------------------------------------------------- */
 
 static int step_reserve_ranks(struct wire_step *s, uint32_t ranks)
 {
@@ -284,9 +282,7 @@ int wire_get_step(const uint8_t *body, size_t len, struct wire_step *ret, struct
     return wire_finish(&r, "step", reterr);
 }
 
-/* --- result
- * ---------------------------------------------------------------------------------------------------------
- */
+/* --- result ----------------------------------------------------------------------------------- */
 
 static int result_reserve_logits(struct wire_result *r, uint64_t n)
 {

@@ -84,9 +84,7 @@ static float from_bf16(uint16_t half)
     return value;
 }
 
-/* --- control
- * --------------------------------------------------------------------------------------------------------
- */
+/* --- control ---------------------------------------------------------------------------------- */
 
 /* Waits until all have taken it: they are polling, or about to, and a rank that idles afterwards
  * makes no progress for a message that is still under way. */
@@ -151,9 +149,7 @@ static int mpi_gather(struct ep *base, const struct buf *mine, struct buf *all,
     return 0;
 }
 
-/* --- dispatch
- * -------------------------------------------------------------------------------------------------------
- */
+/* --- dispatch --------------------------------------------------------------------------------- */
 
 static int mpi_begin(struct ep *base, const uint32_t *rank_tokens, struct mt_err *reterr)
 {
@@ -335,9 +331,7 @@ static int mpi_dispatch(struct ep *base, struct ep_exchange *x, struct mt_err *r
     return 0;
 }
 
-/* --- combine
- * --------------------------------------------------------------------------------------------------------
- */
+/* --- combine ---------------------------------------------------------------------------------- */
 
 /* Puts what came back from one peer where it belongs. */
 static void combine_unpack(const struct ep_mpi *ep, struct ep_exchange *x, const struct peer *p,
@@ -400,9 +394,7 @@ static int mpi_combine(struct ep *base, struct ep_exchange *x, struct mt_err *re
     return 0;
 }
 
-/* --- life
- * -----------------------------------------------------------------------------------------------------------
- */
+/* --- life ------------------------------------------------------------------------------------- */
 
 /* Frees what mpi_reserve made. */
 static void mpi_release(struct ep_mpi *ep)

@@ -38,9 +38,7 @@ struct link {
     unsigned first, n;
 };
 
-/* --- dialling
- * -------------------------------------------------------------------------------------------------------
- */
+/* --- dialling --------------------------------------------------------------------------------- */
 
 static int dial_unix(const char *path, struct mt_err *reterr)
 {
@@ -134,9 +132,7 @@ int link_open(const char *address, uint64_t incarnation, const struct wire_hello
     return 0;
 }
 
-/* --- sending
- * --------------------------------------------------------------------------------------------------------
- */
+/* --- sending ---------------------------------------------------------------------------------- */
 
 int link_send(struct link *l, const struct buf *frames, struct mt_err *reterr)
 {
@@ -195,9 +191,7 @@ static int heartbeat_send(struct link *l)
     return rc;
 }
 
-/* --- receiving
- * ------------------------------------------------------------------------------------------------------
- */
+/* --- receiving -------------------------------------------------------------------------------- */
 
 static int read_all(struct link *l, void *bytes, size_t n, struct mt_err *reterr)
 {
@@ -329,8 +323,7 @@ void link_close(struct link *l)
     free(l);
 }
 
-/* --- the main thread's side
- * ----------------------------------------------------------------------------------------- */
+/* --- the main thread's side ------------------------------------------------------------------- */
 
 bool link_take(struct link *l, struct wire_header *ret_header, uint8_t **ret_body)
 {

@@ -98,9 +98,7 @@ static void daemon_lost(const struct mt_err *why)
     _exit(3);
 }
 
-/* --- start
- * ----------------------------------------------------------------------------------------------------------
- */
+/* --- start ------------------------------------------------------------------------------------ */
 
 static int token_read(uint8_t token[WIRE_TOKEN_BYTES], struct mt_err *reterr)
 {
@@ -165,9 +163,7 @@ static int worker_dial(struct worker *w, struct mt_err *reterr)
     return rc ? rc : link_start(w->link, daemon_lost, reterr);
 }
 
-/* --- frames
- * ---------------------------------------------------------------------------------------------------------
- */
+/* --- frames ----------------------------------------------------------------------------------- */
 
 /* Rank 0: the next frame from the daemon, passed on to the others. */
 static int frame_pass_on(struct worker *w, struct mt_err *reterr)
@@ -212,9 +208,7 @@ static int frame_next(struct worker *w, struct mt_err *reterr)
     return w->ep->rank ? frame_await(w, reterr) : frame_pass_on(w, reterr);
 }
 
-/* --- loading
- * --------------------------------------------------------------------------------------------------------
- */
+/* --- loading ---------------------------------------------------------------------------------- */
 
 static int map_receive(struct worker *w, struct mt_err *reterr)
 {
@@ -326,9 +320,7 @@ static int ready_send(struct worker *w, uint64_t load_us, struct mt_err *reterr)
     return link_send(w->link, &w->out, reterr);
 }
 
-/* --- running
- * --------------------------------------------------------------------------------------------------------
- */
+/* --- running ---------------------------------------------------------------------------------- */
 
 static int step_serve(struct worker *w, struct mt_err *reterr)
 {

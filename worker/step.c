@@ -87,9 +87,7 @@ void step_close(struct step_runner *s)
     free(s);
 }
 
-/* --- rows
- * -----------------------------------------------------------------------------------------------------------
- */
+/* --- rows ------------------------------------------------------------------------------------- */
 
 static int tables_append(struct step_runner *s, const struct sequence *q, struct mt_err *reterr)
 {
@@ -176,9 +174,7 @@ static int rows_build(struct step_runner *s, const struct wire_step *step, struc
     return 0;
 }
 
-/* --- samples
- * --------------------------------------------------------------------------------------------------------
- */
+/* --- samples ---------------------------------------------------------------------------------- */
 
 static int logits_keep(struct step_runner *s, const float *row, struct mt_err *reterr)
 {
@@ -279,9 +275,7 @@ static int samples_report(struct step_runner *s, const struct wire_step *step,
     return 0;
 }
 
-/* --- gather
- * ---------------------------------------------------------------------------------------------------------
- */
+/* --- gather ----------------------------------------------------------------------------------- */
 
 static int result_merge(struct wire_result *all, const struct wire_result *part, uint32_t rank,
                         uint32_t vocab)

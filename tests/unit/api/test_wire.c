@@ -38,8 +38,7 @@ static uint8_t *body_of(const struct buf *frame, size_t *ret_len)
     return body;
 }
 
-/* --- builders of random frames
- * -------------------------------------------------------------------------------------- */
+/* --- builders of random frames ---------------------------------------------------------------- */
 
 static void random_step(struct wire_step *s)
 {
@@ -113,9 +112,7 @@ static void random_map(struct wire_map *m, uint32_t *start, uint16_t *rank)
     m->rank = rank;
 }
 
-/* --- properties
- * -----------------------------------------------------------------------------------------------------
- */
+/* --- properties ------------------------------------------------------------------------------- */
 
 static void assert_steps_equal(const struct wire_step *a, const struct wire_step *b)
 {
