@@ -1,7 +1,6 @@
 /* Added tokens: what the file says of them, and finding them in text. */
 #include <stdlib.h>
 #include <string.h>
-#include <utf8proc.h>
 
 #include "daemon/tokenizer_private.h"
 #include "daemon/utf8.h"
@@ -216,22 +215,25 @@ int added_load(struct tokenizer *t, const json_t *added, const json_t *model, st
     return 0;
 }
 
-/* Normalised text is searched for these tokens as they are written, which must therefore be normal
- * themselves. */
+/* Normalised text is searched for these tokens as written, which must therefore be normal. */
 int added_check_normal(const struct tokenizer *t, struct mt_err *reterr)
 {
-    size_t i;
+    struct buf normal;
+    int status = 0;
+    size_t i, len;
 
-    for (i = 0; t->nfc && i < t->n_added; i++) {
-        utf8proc_uint8_t *normal = utf8proc_NFC((const utf8proc_uint8_t *)t->added[i].content);
-        bool same = normal && !strcmp((const char *)normal, t->added[i].content);
-
-        free(normal);
-        if (!same)
-            return mt_error(reterr, MT_EUNSUPPORTED,
-                            "added_tokens: \"%.64s\" is not in normal form C", t->added[i].content);
+    buf_init(&normal, 4 * (size_t)TOKENIZER_MAX_ADDED_LEN);
+    for (i = 0; t->nfc && i < t->n_added && !status; i++) {
+        len = strlen(t->added[i].content);
+        buf_reset(&normal);
+        status = nfc_normalise((const uint8_t *)t->added[i].content, len, &normal, reterr);
+        if (!status && (normal.len != len || memcmp(normal.data, t->added[i].content, len)))
+            status =
+                mt_error(reterr, MT_EUNSUPPORTED, "added_tokens: \"%.64s\" is not in normal form C",
+                         t->added[i].content);
     }
-    return 0;
+    buf_done(&normal);
+    return status;
 }
 
 /* White_Space of Unicode. */

@@ -1,7 +1,6 @@
 /* Text to ids. An encode call owns a struct encode; the tokenizer is only read. */
 #include <stdlib.h>
 #include <string.h>
-#include <utf8proc.h>
 
 #include "daemon/tokenizer_private.h"
 #include "daemon/utf8.h"
@@ -139,31 +138,18 @@ static int encode_normal(struct encode *e, const uint8_t *text, size_t n)
     return encode_added(e, &e->t->normalized, text, n, encode_plain);
 }
 
-/* Below U+0300 nothing combines and nothing decomposes to something else under NFC. */
-static bool needs_nfc(const uint8_t *text, size_t n)
-{
-    size_t i;
-
-    for (i = 0; i < n; i++)
-        if (text[i] >= 0xcc)
-            return true;
-    return false;
-}
-
 static int encode_raw(struct encode *e, const uint8_t *text, size_t n)
 {
-    utf8proc_uint8_t *normal = NULL;
-    utf8proc_ssize_t len;
+    struct buf normal;
     int status;
 
-    if (!e->t->nfc || !needs_nfc(text, n))
+    if (!e->t->nfc || !nfc_needed(text, n))
         return encode_normal(e, text, n);
-    len = utf8proc_map(text, (utf8proc_ssize_t)n, &normal, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-    if (len < 0)
-        return mt_error(e->err, len == UTF8PROC_ERROR_NOMEM ? MT_ENOMEM : MT_EINVAL,
-                        "normalising the text: %s", utf8proc_errmsg(len));
-    status = encode_normal(e, normal, (size_t)len);
-    free(normal);
+    buf_init(&normal, (size_t)TOKENIZER_MAX_NORMAL);
+    status = nfc_normalise(text, n, &normal, e->err);
+    if (!status)
+        status = encode_normal(e, normal.data, normal.len);
+    buf_done(&normal);
     return status;
 }
 

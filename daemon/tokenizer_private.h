@@ -13,6 +13,7 @@
 #define TOKENIZER_MAX_VOCAB (1u << 22)
 #define TOKENIZER_MAX_ADDED 65536u
 #define TOKENIZER_MAX_ADDED_LEN 1024u /* bytes of an added token's content */
+#define TOKENIZER_MAX_NORMAL (4u * TOKENIZER_MAX_INPUT) /* bytes of normalised text */
 #define TOKENIZER_MAX_SPLITS 16u
 #define TOKENIZER_MAX_AFFIX 16u
 #define TOKENIZER_ALPHABET 0x144u /* code points of the byte-level alphabet are below it */
@@ -114,6 +115,11 @@ size_t space_prefix(const uint8_t *text, size_t n);
 size_t space_suffix(const uint8_t *text, size_t n);
 /* The longest token that begins at text: its id, or -1. */
 int32_t trie_match(const struct trie *trie, const uint8_t *text, size_t n, size_t *ret_len);
+
+/* --- tokenizer_nfc.c --- */
+bool nfc_needed(const uint8_t *text, size_t n); /* false: the text is in normal form C */
+/* Appends the normal form of valid UTF-8. O(n log n). */
+int nfc_normalise(const uint8_t *text, size_t n, struct buf *out, struct mt_err *reterr);
 
 /* --- tokenizer_pattern.c: what a split pattern may say --- */
 struct pattern_facts {

@@ -15,7 +15,7 @@ from tokenizers import Regex, pre_tokenizers
 CATEGORIES = (
     "Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So Zs Zl Zp Cc Cf " "Co"
 ).split()
-# Old letters, marks, ... that no split pattern names by themselves, by category and length in UTF-8.
+# Old characters that no split pattern names by themselves, by category and length in UTF-8.
 STAND_INS = {
     ("Lu", 3): 0x1E00,
     ("Ll", 3): 0x1E01,
