@@ -98,6 +98,7 @@ detect: | $(B)/ ## prints what the build found
 	@.ci/detect.sh build/found
 
 # --- how things are built ----------------------------------------------------------------------------
+NODLCLOSE := $(if $(findstring address,$(SAN)),$(B)/obj/tests/san/nodlclose.o)
 PROGRAMS := $(B)/moetunerd $(B)/moetuner-worker $(B)/moetuner
 programs: $(PROGRAMS)
 
@@ -116,7 +117,7 @@ $(B)/moetunerd: $(B)/obj/daemon/main.o $(call libs_of,daemon)
 	$(call say,LD,$@)
 	$(Q)$(link) $(EXT_daemon) $(LDLIBS)
 
-$(B)/moetuner-worker: $(B)/obj/worker/main.o $(call libs_of,worker) $(if $(findstring address,$(SAN)),$(B)/obj/tests/san/nodlclose.o)
+$(B)/moetuner-worker: $(B)/obj/worker/main.o $(call libs_of,worker) $(NODLCLOSE)
 	$(call say,LD,$@)
 	$(Q)$(link) $(EXT_worker) $(LDLIBS)
 
@@ -140,14 +141,14 @@ $(foreach i,$(ISAS),$(eval $(call ISA_RULE,$(i))))
 
 $(B)/obj/%.o: %.c $(B)/flags | detect
 	$(call say,CC,$<)
-	$(Q)mkdir -p $(@D) && $(CC) $(ALL_CFLAGS) $(if $(filter worker/% tests/unit/worker/%,$<),$(MPI_CFLAGS)) -MMD -MP -c -o $@ $<
+	$(Q)mkdir -p $(@D) && $(CC) $(ALL_CFLAGS) $(if $(filter worker/% tests/unit/worker/% tests/mpi/%,$<),$(MPI_CFLAGS)) -MMD -MP -c -o $@ $<
 
 # --- tests -------------------------------------------------------------------------------------------
 # tests/unit/<dir>/test_<x>.c links that directory's library and what it may include, nothing else.
 # tests/unit/<dir>/<other>.c is shared by the tests of that directory (a fake, an oracle).
-# tests/fake, tests/property, tests/e2e, tests/bench: <x>.c is a program $(B)/tests/<dir>/<x> that may use all.
+# tests/{fake,property,mpi,e2e,bench}/<x>.c is a program $(B)/tests/<dir>/<x> that may use all.
 UNIT_BIN := $(patsubst tests/unit/%.c,$(B)/unit/%,$(wildcard tests/unit/*/test_*.c))
-TEST_BIN := $(patsubst %.c,$(B)/%,$(wildcard tests/fake/*.c tests/property/*.c tests/e2e/*.c))
+TEST_BIN := $(patsubst %.c,$(B)/%,$(wildcard $(patsubst %,tests/%/*.c,fake property mpi e2e)))
 BENCH    := $(patsubst %.c,$(B)/%,$(wildcard tests/bench/*.c))
 FUZZ     := $(patsubst tests/fuzz/%.c,$(B)/%,$(wildcard tests/fuzz/fuzz_*.c))
 
@@ -162,7 +163,7 @@ $(B)/unit/$(1)/%: $(B)/obj/tests/unit/$(1)/%.o $(call objs,$(filter-out tests/un
 endef
 $(foreach d,$(DIRS),$(eval $(call UNIT_RULE,$(d))))
 
-$(TEST_BIN) $(BENCH): $(B)/%: $(B)/obj/%.o $(call libs_of,all)
+$(TEST_BIN) $(BENCH): $(B)/%: $(B)/obj/%.o $(call libs_of,all) $(NODLCLOSE)
 	$(call say,LD,$@)
 	$(Q)$(link) $(EXT_all) $(LDLIBS)
 
