@@ -91,9 +91,6 @@ static int shape_check(const struct batcher_shape *shape, struct mt_err *reterr)
 {
     uint32_t r;
 
-    if (!shape->ranks || shape->ranks > WIRE_MAX_RANKS)
-        return mt_error(reterr, MT_EINVAL, "ranks is %" PRIu32 ", expected 1..%d", shape->ranks,
-                        WIRE_MAX_RANKS);
     if (!shape->block_tokens || !shape->max_positions)
         return mt_error(reterr, MT_EINVAL,
                         "block_tokens is %" PRIu32 " and max_positions %" PRIu32
@@ -114,13 +111,18 @@ static int shape_check(const struct batcher_shape *shape, struct mt_err *reterr)
 
 int batcher_start(struct batcher *b, const struct batcher_shape *shape, struct mt_err *reterr)
 {
-    /* A chunk carries up to one token more than it runs (WIRE_RUN_NEXT): half the frame's cap is
-     * safe for all. */
-    uint32_t r, cap = WIRE_MAX_STEP_TOKENS / 2 / (shape->ranks ? shape->ranks : 1);
-    int rc = shape_check(shape, reterr);
+    uint32_t r, cap;
+    int rc;
 
+    if (!shape->ranks || shape->ranks > WIRE_MAX_RANKS)
+        return mt_error(reterr, MT_EINVAL, "ranks is %" PRIu32 ", expected 1..%d", shape->ranks,
+                        WIRE_MAX_RANKS);
+    rc = shape_check(shape, reterr);
     if (rc)
         return rc;
+    /* A chunk carries up to one token more than it runs (WIRE_RUN_NEXT): half the frame's cap is
+     * safe for all. */
+    cap = WIRE_MAX_STEP_TOKENS / 2 / shape->ranks;
     batcher_clear(b);
     b->homes = calloc(shape->ranks, sizeof(*b->homes));
     if (!b->homes)

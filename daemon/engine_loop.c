@@ -154,21 +154,14 @@ static void on_job_event(struct engine *e, const struct job_event *event)
     struct mt_err err;
 
     switch (event->type) {
-    case JOB_NONE:
-        break;
-    case JOB_READY:
-        job_is_ready(e);
-        break;
+    case JOB_NONE: break;
+    case JOB_READY: job_is_ready(e); break;
     case JOB_RESULT:
         if (e->ready && engine_take_result(e, job_result(e->job), &err))
             abandon(e, &err);
         break;
-    case JOB_LOG:
-        log_rank(e, event);
-        break;
-    case JOB_DIED:
-        job_gone(e, &event->err);
-        break;
+    case JOB_LOG: log_rank(e, event); break;
+    case JOB_DIED: job_gone(e, &event->err); break;
     }
 }
 

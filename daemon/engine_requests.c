@@ -102,8 +102,7 @@ static void expire(struct engine *e)
     pthread_mutex_lock(&e->lock);
     if (e->now_us >= e->next_deadline_us) {
         e->next_deadline_us = UINT64_MAX;
-        TAILQ_FOREACH(t, &e->all, all)
-        {
+        TAILQ_FOREACH(t, &e->all, all) {
             if (!t->deadline_us || t->doom)
                 continue;
             if (t->deadline_us <= e->now_us) {
@@ -142,8 +141,8 @@ static struct ticket *first_ticket(struct engine *e, bool waiting_too)
 
     pthread_mutex_lock(&e->lock);
     TAILQ_FOREACH(t, &e->all, all)
-    if (waiting_too || !t->item.queued)
-        break;
+        if (waiting_too || !t->item.queued)
+            break;
     pthread_mutex_unlock(&e->lock);
     return t;
 }

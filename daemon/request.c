@@ -155,16 +155,11 @@ void request_unref(struct request *r)
 const char *finish_reason_name(enum finish_reason f)
 {
     switch (f) {
-    case FINISH_STOP:
-        return "stop";
-    case FINISH_LENGTH:
-        return "length";
-    case FINISH_ABORT:
-        return "abort";
-    case FINISH_ERROR:
-        return "error";
-    case FINISH_NONE:
-        break;
+    case FINISH_STOP: return "stop";
+    case FINISH_LENGTH: return "length";
+    case FINISH_ABORT: return "abort";
+    case FINISH_ERROR: return "error";
+    case FINISH_NONE: break;
     }
     return NULL;
 }

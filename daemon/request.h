@@ -56,7 +56,7 @@ struct request_params {
  * may be shown. */
 struct output_token {
     int32_t token;
-    float logprob; /* valid with logprobs */
+    float logprob;    /* valid with logprobs */
     uint32_t text_at; /* where in the choice's text its own begins, in bytes; prompt not counted */
     uint32_t n_top;
     uint32_t top_at; /* into choice.tops */

@@ -54,13 +54,14 @@ int world_set_up(void **state)
     assert_non_null(w);
     for (i = 0; i < sizeof(variables) / sizeof(*variables); i++)
         unsetenv(variables[i]);
-    strcpy(w->base, "/tmp/test-engine-XXXXXX");
+    snprintf(w->base, sizeof(w->base), "/tmp/test-engine-XXXXXX");
     assert_non_null(mkdtemp(w->base));
     setenv("TMPDIR", w->base, 1);
     n = readlink("/proc/self/exe", w->worker, 400);
     assert_true(n > 0);
     *strrchr(w->worker, '/') = 0; /* build/unit/daemon */
-    strcat(w->worker, "/../../tests/fake/fake_worker");
+    n = (ssize_t)strlen(w->worker);
+    snprintf(w->worker + n, sizeof(w->worker) - (size_t)n, "/../../tests/fake/fake_worker");
     w->metrics = metrics_new();
     assert_non_null(w->metrics);
     pthread_mutex_init(&w->lock, NULL);

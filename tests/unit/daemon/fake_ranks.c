@@ -51,7 +51,8 @@ int32_t ranks_next(uint64_t seed, uint32_t choice, const int32_t *tokens, uint32
     return (int32_t)(hash_tokens(seed, choice, tokens, n) % FAKE_VOCAB);
 }
 
-float ranks_logprob(uint64_t seed, uint32_t choice, const int32_t *tokens, uint32_t n, int32_t token)
+float ranks_logprob(uint64_t seed, uint32_t choice, const int32_t *tokens, uint32_t n,
+                    int32_t token)
 {
     return -(float)(mix(hash_tokens(seed, choice, tokens, n), (uint64_t)token) % 1000) / 100;
 }
@@ -169,8 +170,8 @@ static void put_entry(const struct fake_seq *s, const int32_t *history, uint32_t
 {
     uint32_t i;
 
-    out[0] = (struct wire_logprob){token,
-                                   ranks_logprob(s->admit.seed, s->admit.choice, history, n, token)};
+    out[0] = (struct wire_logprob){
+        token, ranks_logprob(s->admit.seed, s->admit.choice, history, n, token)};
     for (i = 0; i < n_top; i++)
         out[1 + i] = (struct wire_logprob){
             (int32_t)i, ranks_logprob(s->admit.seed, s->admit.choice, history, n, (int32_t)i)};

@@ -22,6 +22,6 @@ const struct wire_result *fake_ranks_answer(struct fake_ranks *f);
 /* The oracle: the token after tokens[0..n), and the logprob reported for `token` at that place. */
 int32_t ranks_next(uint64_t seed, uint32_t choice, const int32_t *tokens, uint32_t n);
 float ranks_logprob(uint64_t seed, uint32_t choice, const int32_t *tokens, uint32_t n,
-                   int32_t token);
+                    int32_t token);
 
 #endif
