@@ -6,10 +6,13 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vec.h"
 
-#define ACCUMULATORS (32 / PART_LANES) /* v16 in flight: 4 (avx2: 8 registers) or 2 */
-#if PART_LANES == 16
-#undef ACCUMULATORS
+/* Vectors in flight: eight registers' worth hide the latency of an fma. */
+#if defined KERNELS_ISA_avx512
 #define ACCUMULATORS 8
+#elif defined KERNELS_ISA_avx2
+#define ACCUMULATORS 4
+#else
+#define ACCUMULATORS 1
 #endif
 
 struct attention {
@@ -100,14 +103,16 @@ INLINE void batch_scores(const struct batch *b, float scale, enum dtype dtype)
 {
     uint32_t i = 0;
 
-#if ACCUMULATORS == 8
+#if ACCUMULATORS >= 8
     for (; i + 8 <= b->n; i += 8)
-        score_queries(b, i, scale, dtype, 8, 1);
+        score_queries(b, i, scale, dtype, 8, ACCUMULATORS / 8);
 #endif
+#if ACCUMULATORS >= 4
     for (; i + 4 <= b->n; i += 4)
         score_queries(b, i, scale, dtype, 4, ACCUMULATORS / 4);
     for (; i + 2 <= b->n; i += 2)
         score_queries(b, i, scale, dtype, 2, ACCUMULATORS / 2);
+#endif
     for (; i < b->n; i++)
         score_queries(b, i, scale, dtype, 1, ACCUMULATORS);
 }
@@ -140,9 +145,10 @@ static float query_softmax(const struct batch *b, const struct query *q)
 
 /* --- weighted sum of values ------------------------------------------------------------------- */
 
-/* mix[d ..] += weight * V for positions from .. to - 1, Q queries, C vectors of the head. */
+/* mix[d ..] += weight * V for positions from .. to - 1, Q queries, C vectors of the head, or the
+ * `part` < 16 last elements of it. */
 INLINE void mix_tile(const struct batch *b, uint32_t query, uint32_t d, uint32_t from, uint32_t to,
-                     enum dtype dtype, uint32_t Q, uint32_t C)
+                     enum dtype dtype, uint32_t Q, uint32_t C, uint32_t part)
 {
     const uint32_t dim = b->kv->head_dim, origin = b->begin * KV_BLOCK_TOKENS;
     v16 sum[ACCUMULATORS][ACCUMULATORS];
@@ -160,9 +166,8 @@ INLINE void mix_tile(const struct batch *b, uint32_t query, uint32_t d, uint32_t
         for (stop = stop < to ? stop : to; p < stop; p++, at += dim) {
             UNROLL
             for (uint32_t c = 0; c < C; c++) {
-                v16 value = d + (c + 1) * V16_LANES <= dim
-                                ? v16_load_as(b->kv->v, at + c * V16_LANES, dtype)
-                                : v16_load_part(b->kv->v, at, dtype, dim - d);
+                v16 value = part ? v16_load_part(b->kv->v, at, dtype, part)
+                                 : v16_load_as(b->kv->v, at + c * V16_LANES, dtype);
 
                 UNROLL
                 for (uint32_t i = 0; i < Q; i++)
@@ -186,12 +191,24 @@ INLINE void mix_range(const struct batch *b, uint32_t query, uint32_t from, uint
     const uint32_t dim = b->kv->head_dim, C = ACCUMULATORS / Q;
     uint32_t d = 0;
 
+    for (; C > 1 && d + C * V16_LANES <= dim; d += C * V16_LANES)
+        mix_tile(b, query, d, from, to, dtype, Q, C, 0);
+    for (; d + V16_LANES <= dim; d += V16_LANES)
+        mix_tile(b, query, d, from, to, dtype, Q, 1, 0);
+    if (d < dim)
+        mix_tile(b, query, d, from, to, dtype, Q, 1, dim - d);
+}
+
+/* One query; out of line, since it is used around every group of queries. */
+static __attribute__((noinline)) void mix_one(const struct batch *b, uint32_t query, uint32_t from,
+                                              uint32_t to)
+{
     if (from >= to)
         return;
-    for (; d + C * V16_LANES <= dim; d += C * V16_LANES)
-        mix_tile(b, query, d, from, to, dtype, Q, C);
-    for (; d < dim; d += V16_LANES)
-        mix_tile(b, query, d, from, to, dtype, Q, 1);
+    if (b->kv->dtype == DTYPE_F32)
+        mix_range(b, query, from, to, DTYPE_F32, 1);
+    else
+        mix_range(b, query, from, to, DTYPE_BF16, 1);
 }
 
 /* Q queries: alone over the positions that not all of them share, before and after; else together.
@@ -208,23 +225,26 @@ INLINE void mix_queries(const struct batch *b, uint32_t query, enum dtype dtype,
     if (end < first)
         end = first;
     for (uint32_t i = 0; i < Q; i++)
-        mix_range(b, query + i, q[i].first, first < q[i].last + 1 ? first : q[i].last + 1, dtype,
-                  1);
-    mix_range(b, query, first, end, dtype, Q);
+        mix_one(b, query + i, q[i].first, first < q[i].last + 1 ? first : q[i].last + 1);
+    if (first < end)
+        mix_range(b, query, first, end, dtype, Q);
     for (uint32_t i = 0; i < Q; i++)
-        mix_range(b, query + i, end, q[i].last + 1, dtype, 1);
+        mix_one(b, query + i, end, q[i].last + 1);
 }
 
 INLINE void batch_mix(const struct batch *b, enum dtype dtype)
 {
     uint32_t i = 0;
 
+    (void)dtype; /* where every query is on its own */
+#if ACCUMULATORS >= 4
     for (; i + 4 <= b->n; i += 4)
         mix_queries(b, i, dtype, 4);
     for (; i + 2 <= b->n; i += 2)
         mix_queries(b, i, dtype, 2);
+#endif
     for (; i < b->n; i++)
-        mix_queries(b, i, dtype, 1);
+        mix_one(b, i, b->query[i].first, b->query[i].last + 1);
 }
 
 /* --- batches ---------------------------------------------------------------------------------- */

@@ -20,7 +20,10 @@
 #include "kernels/kernels.h"
 
 #define INLINE static inline __attribute__((always_inline, unused))
-#ifdef __clang__
+/* Before loops over registers, which must become straight code. */
+#if defined KERNELS_ISA_portable
+#define UNROLL
+#elif defined __clang__
 #define UNROLL _Pragma("unroll")
 #else
 #define UNROLL _Pragma("GCC unroll 16")

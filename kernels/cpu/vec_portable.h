@@ -79,23 +79,30 @@ INLINE void part_store(float *to, vpart v)
 
 INLINE vpart part_load_bf16(const uint16_t *from)
 {
+    uint16_t bits[PART_LANES];
     vpart v;
 
-    EACH_LANE v.lane[j] = bits_float((uint32_t)from[j] << 16);
+    memcpy(bits, from, sizeof bits); /* the memory may have another type */
+    EACH_LANE v.lane[j] = bits_float((uint32_t)bits[j] << 16);
     return v;
 }
 
 INLINE vpart part_load_f16(const uint16_t *from)
 {
+    uint16_t bits[PART_LANES];
     vpart v;
 
-    EACH_LANE v.lane[j] = half_float(from[j]);
+    memcpy(bits, from, sizeof bits);
+    EACH_LANE v.lane[j] = half_float(bits[j]);
     return v;
 }
 
 INLINE void part_store_bf16(uint16_t *to, vpart v)
 {
-    EACH_LANE to[j] = float_bf16(v.lane[j]);
+    uint16_t bits[PART_LANES];
+
+    EACH_LANE bits[j] = float_bf16(v.lane[j]);
+    memcpy(to, bits, sizeof bits);
 }
 
 INLINE vpart part_add(vpart a, vpart b)
