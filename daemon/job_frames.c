@@ -90,6 +90,8 @@ static void join(struct job *j, struct job_link *from, const struct wire_hello *
     from->out = to->out; /* the buffers' caps belong to the places */
     to->out = out;
     to->heard_ms = to->moved_ms = job_now_ms();
+    if (!h->facts.family[0])
+        return; /* it could not read its model: its FAIL says why */
     check_facts(j, h->rank, &h->facts);
     if (h->rank || j->state != JOB_STARTING)
         return;

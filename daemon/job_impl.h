@@ -1,18 +1,20 @@
 /* Inside of a worker job; included by job*.c only.
  *
- *   job.c        life: launch, READY, death, stop; events
- *   job_frames.c what each frame of a rank means
- *   job_spawn.c  mpirun's arguments and environment, fork and exec, the end of all processes
- *   job_dir.c    directories and control socket: making, removing, sweeping what a killed daemon
- * left job_link.c   frames on one non-blocking socket job_lines.c  lines of a pipe job_poll.c   one
- * poll(2) over all of them
+ *   job.c         life: launch, READY, death, stop; events
+ *   job_frames.c  what each frame of a rank means
+ *   job_spawn.c   arguments and environment, fork and exec, the end of all processes
+ *   job_dir.c     directories and control socket; sweeping what a killed daemon left
+ *   job_link.c    frames on one non-blocking socket
+ *   job_lines.c   lines of a pipe
+ *   job_poll.c    one poll(2) over all of them
  *
  *   IDLE --launch--> STARTING --all READY--> RUNNING
  *    ^                  |                       |
  *    |                  +-- job_condemn --------+
  *    |                  v
- *    +--JOB_DIED--- DYING (frames and lines that are still there are read; then all is killed and
- * removed) */
+ *    +--JOB_DIED--- DYING
+ *
+ * While DYING, frames and lines that are still there are read; then all is killed and removed. */
 #ifndef MT_DAEMON_JOB_IMPL_H
 #define MT_DAEMON_JOB_IMPL_H
 

@@ -7,21 +7,36 @@
  * MT_EPROTO. A row of logits is 1 at the next token and 0 elsewhere. Logprobs: the token itself
  * gets -0.5, the i-th best is token i with -1 - i.
  *
- * Environment, all optional:
- *   FAKE_LAYERS=4 FAKE_EXPERTS=8 FAKE_VOCAB=384 FAKE_MAX_POSITIONS=256 FAKE_EOS=-1   the facts it
- * tells FAKE_KV_BLOCKS=64 FAKE_BLOCK_TOKENS=16                                           its pool,
- * per rank FAKE_LOAD_MS=0    time between MAP and READY FAKE_STEP_MS=0    time that a step takes
- * (heartbeats go on) FAKE_SAY=text     a line that each rank writes to stderr before it dials
- *   FAKE_PIDS=DIR     each rank writes its pid, and OpenMPI's segment directory, to DIR/RANK
- *   FAKE_FAULT=WHAT@STEP[:RANK]   RANK (default 0) does WHAT when it gets step STEP, before it
- * answers. Ranks above 0 see no steps: for them STEP counts WAKEs. STEP 0 is before dialling. kill
- * SIGKILL to itself             exit      prints a line to stderr, exits with 1 stop      SIGSTOP
- * to itself             fail      FAIL frame (MT_EINTERNAL), exits with 1 hang      never answers,
- * heartbeats go on without progress garbage   sends bytes that are no frame wrong     answers with
- * a step number one too high stale     sends an answer of the incarnation before, then the right
- * one flood     writes 1 MiB to stdout, then answers token     (step 0) dials with a wrong token,
- * and again with the right one mute      (step 0) dials, says nothing, and dials again to speak
- *   FAKE_ONLY=N       faults happen in incarnation N only */
+ * Environment, all optional. What it tells of itself:
+ *
+ *   FAKE_LAYERS=4  FAKE_EXPERTS=8  FAKE_VOCAB=384  FAKE_MAX_POSITIONS=256  FAKE_EOS=-1
+ *   FAKE_KV_BLOCKS=64  FAKE_BLOCK_TOKENS=16    its pool, per rank
+ *
+ * What it does:
+ *
+ *   FAKE_LOAD_MS=0    time between MAP and READY
+ *   FAKE_STEP_MS=0    time that a step takes; heartbeats go on
+ *   FAKE_SAY=text     a line that each rank writes to stderr before it dials
+ *   FAKE_PIDS=DIR     each rank writes its pid and OpenMPI's segment directory to DIR/RANK
+ *   FAKE_ONLY=N       faults happen in incarnation N only
+ *   FAKE_FAULT=WHAT@STEP[:RANK]
+ *
+ * RANK (default 0) does WHAT when it gets step STEP, before it answers. Ranks above 0 see no steps:
+ * for them STEP counts WAKEs. STEP 0 is before dialling. WHAT is one of
+ *
+ *   kill      SIGKILL to itself
+ *   stop      SIGSTOP to itself
+ *   exit      prints a line to stderr, exits with 1
+ *   fail      FAIL frame (MT_EINTERNAL), exits with 1
+ *   hang      never answers; heartbeats go on without progress
+ *   garbage   sends bytes that are no frame
+ *   wrong     answers with a step number one too high
+ *   stale     sends an answer of the incarnation before, then the right one
+ *   flood     writes 1 MiB to stdout, then answers
+ *   token     (step 0) dials with a wrong token, and again with the right one
+ *   mute      (step 0) dials, says nothing, and dials again to speak
+ *   unread    (step 0) dials without facts, as if the model could not be read, and fails
+ */
 #include <errno.h>
 #include <getopt.h>
 #include <poll.h>
@@ -393,8 +408,12 @@ static void send_hello(bool good)
     h.facts.bos = -1;
     h.facts.eos[0] = (int32_t)number("FAKE_EOS", -1);
     h.facts.n_eos = h.facts.eos[0] >= 0;
+    if (fault_is("unread", 0))
+        h.facts = (struct wire_facts){0};
     wire_put_hello(&w.out, w.incarnation, &h);
     flush_frames();
+    if (fault_is("unread", 0))
+        fail("config.json: told to be unreadable");
 }
 
 static void send_ready(void)

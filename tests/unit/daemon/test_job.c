@@ -418,6 +418,7 @@ static void test_faults(void **state)
         {"wrong@2", 1, 0, MT_EPROTO, "expected step 2 of 1 ranks (2 sent), found 3"},
         {"exit@0", 1, UINT32_MAX, MT_ECLOSED, "the worker exited with 1: fake_worker: cannot"},
         {"exit@0:1", 2, UINT32_MAX, MT_ECLOSED, "fake_worker: cannot go on"},
+        {"unread@0", 1, 0, MT_EPROTO, "rank 0: config.json: told to be unreadable"},
         {"kill@0:1", 2, UINT32_MAX, MT_ECLOSED, "signal 9"},
     };
 
