@@ -218,12 +218,24 @@ static int sample_all(struct step_runner *s, struct mt_err *reterr)
     return 0;
 }
 
-/* One entry: the token, then its n_top best. */
+/* One entry: the token, then the n_top best, among which it may be; the kernel gives the best
+ * others. Ties go to the lowest id. */
 static void entry_put(struct wire_logprob *out, const struct sample_result *r, uint32_t n_top)
 {
+    bool placed = false;
+    uint32_t next = 0; /* of the others */
+
     out[0] = (struct wire_logprob){r->token, r->logprob};
-    for (uint32_t i = 0; i < n_top; i++)
-        out[1 + i] = (struct wire_logprob){r->top_token[i], r->top_logprob[i]};
+    for (uint32_t i = 1; i <= n_top; i++) {
+        if (!placed && (next == r->n_top || r->logprob > r->top_logprob[next] ||
+                        (r->logprob == r->top_logprob[next] && r->token < r->top_token[next]))) {
+            out[i] = out[0];
+            placed = true;
+        } else {
+            out[i] = (struct wire_logprob){r->top_token[next], r->top_logprob[next]};
+            next++;
+        }
+    }
 }
 
 /* Turns the wants of one run, want[at..end), into its sample. */
