@@ -268,8 +268,9 @@ static void announce(const struct daemon *d)
               d->config.unix_path ? " unix=" : "", d->config.unix_path ? d->config.unix_path : "",
               d->config.served_name, status.ranks, status.rank0.isa, status.rank0.numerics,
               MT_VERSION);
-    printf("moetunerd is ready at %s; try: curl -s %s%s/v1/completions -d '{\"model\": \"%s\", %s, "
-           "\"max_tokens\": 32, \"temperature\": 0}'\n",
+    printf("moetunerd is ready at %s\n"
+           "curl -s %s%s/v1/completions -d '{\"model\": \"%s\", %s, \"max_tokens\": 32, "
+           "\"temperature\": 0}'\n",
            d->config.unix_path ? d->config.unix_path : address, prefix, address,
            d->config.served_name,
            d->tokenizer ? "\"prompt\": \"In the beginning God\"" : "\"prompt\": [1, 2, 3]");
