@@ -8,8 +8,9 @@
 #include "daemon/tokenizer_private.h"
 #include "daemon/utf8.h"
 
-#define FIRST_MARK_BYTE 0xccu /* below U+0300 nothing combines, and nothing is another under NFC   \
-                               */
+#define FIRST_MARK_BYTE \
+    0xccu /* below U+0300 nothing combines, and nothing is another under NFC \
+           */
 
 struct range {
     uint32_t first, last;

@@ -241,8 +241,7 @@ static int scan_one(struct scan *s)
     if (s->caseless)
         return scan_caseless(s);
     switch (s->text[s->at]) {
-    case '(':
-        return scan_open(s);
+    case '(': return scan_open(s);
     case ')':
         if (!s->depth)
             return refuse(s, s->at, "a parenthesis too many");
@@ -250,8 +249,7 @@ static int scan_one(struct scan *s)
         s->at++;
         s->last = LAST_ATOM;
         return 0;
-    case '[':
-        return scan_class(s);
+    case '[': return scan_class(s);
     case '|':
         s->at++;
         s->last = LAST_NOTHING;
@@ -259,11 +257,9 @@ static int scan_one(struct scan *s)
     case '?':
     case '*':
     case '+':
-    case '{':
-        return scan_quantifier(s);
+    case '{': return scan_quantifier(s);
     case '^':
-    case '$':
-        return refuse(s, s->at, "the anchor");
+    case '$': return refuse(s, s->at, "the anchor");
     default:
         if (scan_char(s, &cp))
             return MT_EUNSUPPORTED;

@@ -12,7 +12,7 @@
 
 #define TOKENIZER_MAX_VOCAB (1u << 22)
 #define TOKENIZER_MAX_ADDED 65536u
-#define TOKENIZER_MAX_ADDED_LEN 1024u /* bytes of an added token's content */
+#define TOKENIZER_MAX_ADDED_LEN 1024u                   /* bytes of an added token's content */
 #define TOKENIZER_MAX_NORMAL (4u * TOKENIZER_MAX_INPUT) /* bytes of normalised text */
 #define TOKENIZER_MAX_SPLITS 16u
 #define TOKENIZER_MAX_AFFIX 16u

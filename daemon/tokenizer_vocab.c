@@ -86,8 +86,7 @@ static int vocab_extent(const json_t *object, int64_t *ret_max, struct mt_err *r
     json_t *value;
     json_int_t id;
 
-    json_object_foreach((json_t *)object, key, value)
-    {
+    json_object_foreach((json_t *)object, key, value) {
         id = json_is_integer(value) ? json_integer_value(value) : -1;
         if (id < 0 || id >= (json_int_t)TOKENIZER_MAX_VOCAB)
             return mt_error(reterr, MT_EINVAL,
@@ -139,8 +138,7 @@ static int vocab_fill(struct tokenizer *t, const json_t *vocab, struct mt_err *r
     const char *key;
     json_t *value;
 
-    json_object_foreach((json_t *)vocab, key, value)
-    {
+    json_object_foreach((json_t *)vocab, key, value) {
         token = &t->tokens[json_integer_value(value)];
         if (token->flags)
             return mt_error(reterr, MT_EINVAL,

@@ -2,11 +2,11 @@
 """Our tokenizer against the `tokenizers` package: the bundled tokenizer as it is, and changed to
 split, normalise and add tokens as other models do.
 
-    tests/e2e/tokenizer_compare.py --cli build/tests/e2e/tokenizer_cli [--tokenizer FILE]
-                                  [--prompts FILE] [--strings N] [--seed N] [--long] [--bench]
+    tests/e2e/tokenizer_compare.py [--cli PROGRAM] [--tokenizer FILE] [--prompts FILE] [--strings N]
+                                   [--seed N] [--long] [--bench]
 
-Prints one line a case and exits 1 on the first difference. Without the package it says so and
-exits 77.
+Prints one line a case (TAP) and exits 1 on the first difference. Without the package it says so
+and exits 77.
 """
 
 import argparse
@@ -290,8 +290,8 @@ def variants(bundled):
 
 
 def fail(what, text, expected, found):
-    print("DIFFERENT: %s\n  text     %a" % (what, text[:400]))
-    print("  expected %a\n  found    %a" % (expected[:80], found[:80]))
+    print("not ok - %s\n# text     %a" % (what, text[:400]))
+    print("# expected %a\n# found    %a" % (expected[:80], found[:80]))
     sys.exit(1)
 
 
@@ -360,19 +360,20 @@ def bench(theirs, ours, texts):
     cached = time.perf_counter() - start
     size = times * len(data.encode()) / 1e6
     print(
-        "encode: ours %.1f MB/s, tokenizers %s %.1f MB/s (with its cache warm)"
+        "# encode: ours %.1f MB/s, tokenizers %s %.1f MB/s (with its cache warm)"
         % (size / seconds, tokenizers.__version__, size / cached)
     )
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--cli", required=True)
+    built = os.path.join(os.environ.get("B", "build"), "tests/e2e/tokenizer_cli")
+    parser.add_argument("--cli", default=built)
     parser.add_argument("--tokenizer", default=os.path.join(ROOT, "models/tiny/tokenizer.json"))
     parser.add_argument("--prompts", default=os.path.join(ROOT, "tests/data/prompts.json"))
-    parser.add_argument("--strings", type=int, default=10000)
+    parser.add_argument("--strings", type=int, default=1000 if os.environ.get("SAN") else 10000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--long", action="store_true", help="every character in more cases")
+    parser.add_argument("--long", action="store_true", default=bool(os.environ.get("MT_LONG")))
     parser.add_argument("--bench", action="store_true")
     args = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -380,6 +381,7 @@ def main():
         bundled = json.load(file)
     with open(args.prompts, encoding="utf-8") as file:
         prompts = [text for group in json.load(file).values() for text in group]
+    count = 0
     for name, spec in variants(bundled):
         rng = random.Random("%d %s" % (args.seed, name))
         first = name == "bundled"
@@ -398,10 +400,12 @@ def main():
                 texts += all_characters()
                 tokens += compare(name, theirs, ours, all_characters(), rng, False)
             refuses_bad_utf8(ours)
-            print("%-30s %6d texts, %8d tokens: equal" % (name, len(texts), tokens))
+            count += 1
+            print("ok %d - %s: %d texts, %d tokens" % (count, name, len(texts), tokens), flush=True)
             if first and args.bench:
                 bench(theirs, ours, prompts)
             ours.close()
+    print("1..%d" % count)
 
 
 main()
