@@ -46,6 +46,7 @@ unshare --mount --pid --fork --kill-child sh -eu -c '
     mount --make-rprivate /
     mount -t proc proc "$root/proc"
     mount --bind /dev "$root/dev"
+    mount --bind -o ro /sys "$root/sys"
     mkdir -p "$root/dev/shm"
     mount -t tmpfs tmpfs "$root/dev/shm"
     mount --bind -o ro "$repo" "$root/mnt/repo"

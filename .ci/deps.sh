@@ -1,6 +1,7 @@
 #!/bin/sh
-# Installs the packages that `make run` and `make test` need and that are missing. Debian 12 and Ubuntu 24.04; elsewhere
-# it prints the list and fails. Does nothing, quickly, when all is there.
+# Installs the packages that `make run` and `make test` need and that are missing; with the argument "all" also those of
+# `make lint` and `make fuzz`. Debian 12 and Ubuntu 24.04; elsewhere it prints the list and fails. Does nothing, quickly,
+# when all is there.
 set -eu
 
 NEEDED='gcc|compiler
@@ -18,6 +19,15 @@ libcurl4-openssl-dev|HTTP client of the tests
 libcmocka-dev|unit tests
 python3|end-to-end tests
 curl|the example that make run prints'
+
+if [ "${1:-}" = all ]; then
+    NEEDED="$NEEDED
+git|lint: which files are ours
+clang|second compiler, fuzzing
+libclang-rt-dev|fuzzing, sanitizers of clang
+clang-format|lint
+clang-tidy|lint"
+fi
 
 missing() {
     echo "$NEEDED" | while IFS='|' read -r package purpose; do

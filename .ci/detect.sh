@@ -54,7 +54,7 @@ found() {
     library libcurl libcurl 'HTTP client of the tests'
     library cmocka cmocka 'unit tests'
     cpu
-    program clang clang 'no `make fuzz`, `make lint`: apt-get install clang clang-format clang-tidy libclang-rt-14-dev'
+    program clang clang 'no `make fuzz`, `make lint`: apt-get install clang clang-format clang-tidy libclang-rt-dev'
     echo 'for later, not used yet:'
     program CUDA nvcc 'nothing is lost: all backends are CPU ones'
     header NCCL nccl.h
