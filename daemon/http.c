@@ -102,7 +102,7 @@ static void choose_id(struct exchange *x)
     uint64_t drawn = 0;
 
     if (len && len < sizeof x->id && strspn(given, SANE) == len) {
-        strcpy(x->id, given);
+        memcpy(x->id, given, len + 1);
         return;
     }
     if (getrandom(&drawn, sizeof drawn, GRND_NONBLOCK) != sizeof drawn)
@@ -259,6 +259,7 @@ static bool method_is(const struct http_route *r, const char *method)
 static int find_route(struct exchange *x)
 {
     char allow[64] = "";
+    size_t n = 0;
 
     for (const struct http_route *r = x->http->options.routes; r->path; r++) {
         if (!route_takes(r, x->path, &x->tail))
@@ -267,10 +268,9 @@ static int find_route(struct exchange *x)
             x->route = r;
             return 0;
         }
-        if (strlen(allow) + strlen(r->method) + 3 < sizeof allow) {
-            strcat(allow, *allow ? ", " : "");
-            strcat(allow, r->method);
-        }
+        n += (size_t)snprintf(allow + n, sizeof allow - n, "%s%s", n ? ", " : "", r->method);
+        if (n >= sizeof allow)
+            n = sizeof allow - 1;
     }
     if (!*allow)
         return 404;

@@ -14,10 +14,12 @@
 
 void exchange_set_header(struct exchange *x, const char *name, const char *value)
 {
-    if (x->n_headers == HTTP_MAX_SET_HEADERS || strlen(value) >= sizeof x->headers[0].value)
+    size_t len = strlen(value);
+
+    if (x->n_headers == HTTP_MAX_SET_HEADERS || len >= sizeof x->headers[0].value)
         return;
     x->headers[x->n_headers].name = name;
-    strcpy(x->headers[x->n_headers++].value, value);
+    memcpy(x->headers[x->n_headers++].value, value, len + 1);
 }
 
 void exchange_reply(struct exchange *x, int status, const char *type, struct buf *body)

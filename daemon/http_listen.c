@@ -89,7 +89,7 @@ int http_listen_unix(const char *path, int *ret_fd, struct mt_err *reterr)
     if (strlen(path) >= sizeof at.sun_path)
         return mt_error(reterr, MT_EINVAL, "socket path %s: expected at most %zu bytes, found %zu",
                         path, sizeof at.sun_path - 1, strlen(path));
-    strcpy(at.sun_path, path);
+    memcpy(at.sun_path, path, strlen(path) + 1);
     if (unix_stale(&at))
         unlink(path);
     fd = listen_at((const struct sockaddr *)&at, sizeof at, AF_UNIX);

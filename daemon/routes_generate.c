@@ -336,7 +336,7 @@ static bool make_requests(struct exchange *x, const struct engine_status *status
         q->request->notify = g->stream ? notify_stream : notify_whole;
         q->request->user = q->waker;
     }
-    strcpy(g->id, g->requests[0].request->id);
+    memcpy(g->id, g->requests[0].request->id, sizeof g->id);
     return true;
 }
 

@@ -38,6 +38,15 @@ def wait_until(what, condition, patience=PATIENCE):
     return time.monotonic() - began
 
 
+def alive(pid):
+    """Whether a process runs; one that only awaits its reaping by init does not."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 class Daemon:
     """A running moetunerd; a context that stops it."""
 

@@ -63,13 +63,14 @@ class Signals(unittest.TestCase):
         with harness.Daemon() as daemon:
             workers, shared = daemon.workers(), daemon.shared_memory()
             self.assertEqual(len(workers), 2)
+            self.assertTrue(shared)
             stream = daemon.open_stream(**LONG)
             daemon.signal(signal.SIGINT)
             took = harness.wait_until("the daemon's end", lambda: daemon.process.poll() is not None)
             print(f"# stopped after {1000 * took:.0f} ms")
             self.assertEqual(daemon.wait(), 0)
             stream.close()
-            self.assertEqual([pid for pid in workers if os.path.exists(f"/proc/{pid}")], [])
+            self.assertEqual([pid for pid in workers if harness.alive(pid)], [])
             self.assertEqual(os.listdir(daemon.jobs), [])
             self.assertEqual([path for path in shared if os.path.exists(path)], [])
 
