@@ -208,12 +208,13 @@ int drive_end(struct drive *d, struct drive_seq *s, struct mt_err *reterr)
 int drive_send(struct drive *d, struct mt_err *reterr)
 {
     int rc = job_send_step(d->job, &d->step, reterr);
-    struct mt_err died;
 
     if (!rc)
         d->sent++;
-    if (rc == MT_ECLOSED) /* it has died: why comes with the event */
-        return await(d, JOB_DIED, &died) ? mt_error(reterr, died.status, "%s", died.text) : rc;
+    if (rc == MT_ECLOSED && job_running(d->job)) /* it is dying: why comes after its last answers */
+        do
+            rc = await(d, JOB_RESULT, reterr);
+        while (!rc);
     return rc;
 }
 

@@ -75,48 +75,59 @@ static void compare_rows(const float *found, const float *expected, size_t n, st
     }
 }
 
-/* Sends the step and takes the sequence's part of the answer. */
-static int exchange(struct drive *d, const struct drive_seq *s, const struct wire_result **ret,
-                    const struct wire_sample **ret_sample, struct mt_err *reterr)
+/* Sends the step and takes the sequence's part of the answer; NULL: *reterr says why. */
+static const struct wire_sample *exchange(struct drive *d, const struct drive_seq *s,
+                                          const struct wire_result **ret, struct mt_err *reterr)
 {
     const struct wire_sample *sample;
-    int rc = drive_send(d, reterr);
 
-    if (!rc)
-        rc = drive_wait(d, ret, reterr);
-    if (rc)
-        return rc;
+    if (drive_send(d, reterr) || drive_wait(d, ret, reterr))
+        return NULL;
     sample = drive_find(*ret, s);
     if (!sample)
-        return mt_error(reterr, MT_EPROTO, "step %llu: no answer for sequence %u",
-                        (unsigned long long)(*ret)->step, s->seq);
-    *ret_sample = sample;
-    return 0;
+        mt_error(reterr, MT_EPROTO, "step %llu: no answer for sequence %u",
+                 (unsigned long long)(*ret)->step, s->seq);
+    return sample;
 }
 
 /* One chunk of the prompt; the last one samples the first greedy token. */
 static int run_chunk(struct drive *d, struct drive_seq *s, const struct golden_prompt *p,
                      uint32_t n, uint32_t vocab, struct verdict *v, struct mt_err *reterr)
 {
-    uint32_t at = s->pos;
-    bool last = at + n == p->n;
+    uint32_t at = s->pos, flags = WIRE_RUN_LOGITS | (at + n == p->n ? WIRE_RUN_SAMPLE : 0);
     const struct wire_result *r;
     const struct wire_sample *sample;
-    int rc =
-        drive_run(d, s, p->tokens + at, n, WIRE_RUN_LOGITS | (last ? WIRE_RUN_SAMPLE : 0), reterr);
+    int rc = drive_run(d, s, p->tokens + at, n, flags, reterr);
 
-    if (!rc)
-        rc = exchange(d, s, &r, &sample, reterr);
     if (rc)
         return rc;
+    sample = exchange(d, s, &r, reterr);
+    if (!sample)
+        return reterr->status;
     if (sample->logit_rows != n || sample->logit_at + (uint64_t)n * vocab > r->n_logits)
         return mt_error(reterr, MT_EPROTO, "logits: expected %u rows, found %u", n,
                         sample->logit_rows);
     compare_rows(r->logits + sample->logit_at, p->logits + (size_t)at * vocab, (size_t)n * vocab,
                  v);
-    if (last)
-        v->matches += sample->token == p->greedy[0];
-    return 0;
+    v->matches += (flags & WIRE_RUN_SAMPLE) && sample->token == p->greedy[0];
+    return drive_begin(d, reterr);
+}
+
+/* The token after the one sampled last, as the model would have it on its own. */
+static int run_greedy(struct drive *d, struct drive_seq *s, int32_t expected, struct verdict *v,
+                      struct mt_err *reterr)
+{
+    const struct wire_result *r;
+    const struct wire_sample *sample;
+    int rc = drive_run(d, s, NULL, 1, WIRE_RUN_SAMPLE, reterr);
+
+    if (rc)
+        return rc;
+    sample = exchange(d, s, &r, reterr);
+    if (!sample)
+        return reterr->status;
+    v->matches += sample->token == expected;
+    return drive_begin(d, reterr);
 }
 
 static int run_prompt(struct drive *d, const struct golden *g, uint32_t which, uint32_t chunk,
@@ -125,27 +136,16 @@ static int run_prompt(struct drive *d, const struct golden *g, uint32_t which, u
     static const struct wire_admit GREEDY = {.top_p = 1};
     const struct golden_prompt *p = &g->prompt[which];
     const struct wire_result *r;
-    const struct wire_sample *sample;
     struct drive_seq *s = NULL;
     int rc = drive_begin(d, reterr);
 
     v->greedy = p->n_greedy;
     if (!rc)
         rc = drive_admit(d, which % job_ranks(drive_job(d)), &GREEDY, &s, reterr);
-    while (!rc && s->pos < p->n) {
+    while (!rc && s->pos < p->n)
         rc = run_chunk(d, s, p, p->n - s->pos < chunk ? p->n - s->pos : chunk, g->vocab, v, reterr);
-        if (!rc)
-            rc = drive_begin(d, reterr);
-    }
-    for (uint32_t i = 1; !rc && i < p->n_greedy; i++) {
-        rc = drive_run(d, s, NULL, 1, WIRE_RUN_SAMPLE, reterr);
-        if (!rc)
-            rc = exchange(d, s, &r, &sample, reterr);
-        if (!rc)
-            v->matches += sample->token == p->greedy[i];
-        if (!rc)
-            rc = drive_begin(d, reterr);
-    }
+    for (uint32_t i = 1; !rc && i < p->n_greedy; i++)
+        rc = run_greedy(d, s, p->greedy[i], v, reterr);
     if (!rc)
         rc = drive_end(d, s, reterr);
     if (!rc)

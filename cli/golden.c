@@ -6,16 +6,17 @@
 
 #include "api/safetensors.h"
 
-static int copy_tensor(const struct safetensors_tensor *t, void *ret, struct mt_err *reterr)
+/* A copy of a tensor's values, aligned and the caller's to free; NULL: no memory. */
+static void *copy_tensor(const struct safetensors_tensor *t, struct mt_err *reterr)
 {
     void *copy = malloc(t->bytes + 1);
 
-    if (!copy)
-        return mt_error(reterr, MT_ENOMEM, "tensor %s: no memory for %llu bytes", t->name,
-                        (unsigned long long)t->bytes);
-    memcpy(copy, t->data, t->bytes);
-    memcpy(ret, &copy, sizeof copy);
-    return 0;
+    if (copy)
+        memcpy(copy, t->data, t->bytes);
+    else
+        mt_error(reterr, MT_ENOMEM, "tensor %s: no memory for %llu bytes", t->name,
+                 (unsigned long long)t->bytes);
+    return copy;
 }
 
 /* A list of token ids; its length is the file's to choose. */
@@ -24,21 +25,28 @@ static int read_tokens(const struct safetensors *f, const char *name, uint32_t v
 {
     const struct safetensors_tensor *t = safetensors_find(f, name);
     uint64_t shape = t && t->dims == 1 ? t->shape[0] : 0;
+    int32_t *ids;
     int rc = safetensors_get(f, name, SAFETENSORS_SET(I32), 1, &shape, &t, reterr);
 
     if (!rc && (!shape || shape > UINT32_MAX / 2))
         rc = mt_error(reterr, MT_EINVAL, "%s: tensor %s: expected token ids, found %llu of them",
                       safetensors_name(f), name, (unsigned long long)shape);
-    if (!rc)
-        rc = copy_tensor(t, ret_ids, reterr);
     if (rc)
         return rc;
+    ids = copy_tensor(t, reterr);
+    if (!ids)
+        return MT_ENOMEM;
+    for (uint32_t i = 0; !rc && i < shape; i++)
+        if (ids[i] < 0 || (uint32_t)ids[i] >= vocab)
+            rc = mt_error(reterr, MT_EINVAL,
+                          "%s: tensor %s[%u]: expected a token id below %u, found %d",
+                          safetensors_name(f), name, i, vocab, ids[i]);
+    if (rc) {
+        free(ids);
+        return rc;
+    }
+    *ret_ids = ids;
     *ret_n = (uint32_t)shape;
-    for (uint32_t i = 0; i < shape; i++)
-        if ((*ret_ids)[i] < 0 || (uint32_t)(*ret_ids)[i] >= vocab)
-            return mt_error(reterr, MT_EINVAL,
-                            "%s: tensor %s[%u]: expected a token id below %u, found %d",
-                            safetensors_name(f), name, i, vocab, (*ret_ids)[i]);
     return 0;
 }
 
@@ -62,7 +70,10 @@ static int read_prompt(const struct safetensors *f, uint32_t i, uint32_t vocab,
     shape[1] = vocab;
     snprintf(name, sizeof name, "logits_%u", i);
     rc = safetensors_get(f, name, SAFETENSORS_SET(F32), 2, shape, &t, reterr);
-    return rc ? rc : copy_tensor(t, &ret->logits, reterr);
+    if (rc)
+        return rc;
+    ret->logits = copy_tensor(t, reterr);
+    return ret->logits ? 0 : MT_ENOMEM;
 }
 
 static uint32_t count_prompts(const struct safetensors *f)
@@ -88,9 +99,12 @@ int golden_read(const char *path, uint32_t vocab, struct golden *ret, struct mt_
         return rc;
     g.n = count_prompts(f);
     g.prompt = calloc((size_t)g.n + 1, sizeof *g.prompt);
-    if (!g.prompt)
-        rc = mt_error(reterr, MT_ENOMEM, "%s: no memory for %u prompts", path, g.n);
-    else if (!g.n)
+    if (!g.prompt) {
+        safetensors_close(f);
+        mt_error(reterr, MT_ENOMEM, "%s: no memory for %u prompts", path, g.n);
+        return MT_ENOMEM;
+    }
+    if (!g.n)
         rc = mt_error(reterr, MT_ENOTFOUND, "%s: expected tensor prompt_0, found none", path);
     for (uint32_t i = 0; !rc && i < g.n; i++)
         rc = read_prompt(f, i, vocab, &g.prompt[i], reterr);

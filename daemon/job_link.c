@@ -74,7 +74,7 @@ static int read_some(struct job_link *l, size_t want, size_t *ret_got, struct mt
 
 int job_link_read(struct job_link *l, struct mt_err *reterr)
 {
-    size_t got, total = 0;
+    size_t got = 0, total = 0;
     int rc;
 
     buf_consume(&l->in, l->at + l->pop);

@@ -101,7 +101,7 @@ static uint32_t threads_per_rank(const struct job_options *o)
     CPU_ZERO(&set);
     if (!sched_getaffinity(0, sizeof set, &set) && CPU_COUNT(&set) > 0)
         cores = (uint32_t)CPU_COUNT(&set);
-    return cores > o->ranks ? cores / o->ranks : 1;
+    return o->ranks && cores > o->ranks ? cores / o->ranks : 1;
 }
 
 /* mpirun's own arguments. Naming pml and btl halves the time to start; yielding is needed as soon

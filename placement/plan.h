@@ -1,7 +1,8 @@
 /* A placement: which ranks hold which expert, and its file (JSON, one line per layer).
  *
- * Pure: no threads, clocks, MPI or HTTP. Copies are CSR over (layer, expert), layer-major. The first rank of a pair is
- * its primary copy; no rank occurs twice in a pair; every pair has at least one copy (I1). */
+ * Pure: no threads, clocks, MPI or HTTP. Copies are CSR over (layer, expert), layer-major. The
+ * first rank of a pair is its primary copy; no rank occurs twice in a pair; every pair has at least
+ * one copy (I1). */
 #ifndef MT_PLACEMENT_PLAN_H
 #define MT_PLACEMENT_PLAN_H
 
@@ -21,16 +22,22 @@ struct plan {
     uint16_t *rank;  /* [start[layers*experts]], owned */
 };
 
-/* Expert e on rank e * ranks / experts in every layer (the even, contiguous default; experts < ranks leaves ranks bare). */
-int plan_contiguous(uint32_t layers, uint32_t experts, uint32_t ranks, struct plan *ret, struct mt_err *reterr);
+/* Expert e on rank e * ranks / experts in every layer (the even, contiguous default; experts <
+ * ranks leaves ranks bare). */
+int plan_contiguous(uint32_t layers, uint32_t experts, uint32_t ranks, struct plan *ret,
+                    struct mt_err *reterr);
 int plan_copy(const struct plan *p, struct plan *ret, struct mt_err *reterr);
-/* Parses and checks; errors name the field, layer and expert. `name` is for messages. Unknown keys are ignored. */
-int plan_parse(const char *bytes, size_t len, const char *name, struct plan *ret, struct mt_err *reterr);
+/* Parses and checks; errors name the field, layer and expert. `name` is for messages. Unknown keys
+ * are ignored. */
+int plan_parse(const char *bytes, size_t len, const char *name, struct plan *ret,
+               struct mt_err *reterr);
 int plan_read(const char *path, struct plan *ret, struct mt_err *reterr);
-/* Writes {"layers":..,"experts":..,"ranks":..,"copies":[ one line per layer ]}. report: JSON text or NULL. */
+/* Writes {"layers":..,"experts":..,"ranks":..,"copies":[ one line per layer ]}. report: JSON text
+ * or NULL. */
 int plan_write(FILE *out, const struct plan *p, const char *report, struct mt_err *reterr);
 /* Refuses a plan whose shape is not the one given, naming both. */
-int plan_check(const struct plan *p, uint32_t layers, uint32_t experts, uint32_t ranks, struct mt_err *reterr);
+int plan_check(const struct plan *p, uint32_t layers, uint32_t experts, uint32_t ranks,
+               struct mt_err *reterr);
 /* Slots that a rank needs: the most copies it holds in any layer. */
 uint32_t plan_slots(const struct plan *p, uint32_t rank);
 void plan_done(struct plan *p);

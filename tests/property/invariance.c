@@ -415,13 +415,14 @@ static void run_launch(struct test *t, const struct wire_facts *facts, uint32_t 
 
 static void find_worker(struct test *t)
 {
-    ssize_t n = readlink("/proc/self/exe", t->worker, sizeof t->worker - 64);
+    char self[400];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
 
     if (n <= 0)
         exit(1);
-    t->worker[n] = 0;
-    *strrchr(t->worker, '/') = 0; /* build/tests/property */
-    strcat(t->worker, "/../../moetuner-worker");
+    self[n] = 0;
+    *strrchr(self, '/') = 0; /* build/tests/property */
+    snprintf(t->worker, sizeof t->worker, "%s/../../moetuner-worker", self);
 }
 
 static void find_isas(struct test *t)
