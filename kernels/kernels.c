@@ -1,6 +1,7 @@
 /* Opening the CPU backend: which instruction set, and all of its working memory. */
 #include "kernels/kernels.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,9 +61,11 @@ const char *const *kernels_isas(void)
      * AVX-512 and without AVX2, which does not exist. */
     static const char *const names[N_ISAS + 1] = {
 #if defined __x86_64__
-        "avx512", "avx2",
+        "avx512",
+        "avx2",
 #endif
-        "portable"};
+        "portable"
+    };
     size_t i = 0;
 
     while (!isas[i].available())
@@ -73,15 +76,15 @@ const char *const *kernels_isas(void)
 static const struct isa *isa_find(const char *name, struct mt_err *reterr)
 {
     char list[64] = "";
+    size_t used = 0;
 
     for (size_t i = 0; i < N_ISAS; i++) {
         if (!isas[i].available())
             continue;
         if (!name || strcmp(name, isas[i].name) == 0)
             return &isas[i];
-        if (list[0])
-            strcat(list, ", ");
-        strcat(list, isas[i].name);
+        used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", used ? ", " : "",
+                                 isas[i].name);
     }
     mt_error(reterr, MT_EUNSUPPORTED, "instruction set \"%s\": this processor has %s", name, list);
     return NULL;
@@ -104,7 +107,8 @@ static int check_options(const struct kernels_options *o, struct mt_err *reterr)
                         l->width, l->inter, l->positions, l->vocab);
     if (l->width > 1u << 24 || l->inter > 1u << 24 || l->positions > 1u << 28 ||
         l->vocab > 1u << 28)
-        return mt_error(reterr, MT_ELIMIT, "limits: width %u, inter %u, positions %u or vocab %u "
+        return mt_error(reterr, MT_ELIMIT,
+                        "limits: width %u, inter %u, positions %u or vocab %u "
                         "is beyond any model",
                         l->width, l->inter, l->positions, l->vocab);
     return 0;
@@ -175,8 +179,7 @@ int kernels_open(const struct kernels_options *o, struct kernels **ret, struct m
         return mt_error(reterr, MT_ENOMEM, "no memory for the kernels");
     k->base = (struct kernels){isa->ops, "cpu", isa->name, o->numerics, o->threads};
     k->limits = round_limits(&o->limits);
-    k->bf16_dot =
-        o->numerics == NUMERICS_FAST && strcmp(isa->name, "avx512") == 0 && have_bf16();
+    k->bf16_dot = o->numerics == NUMERICS_FAST && strcmp(isa->name, "avx512") == 0 && have_bf16();
     lay_out(k, &arena);
     k->memory = kernels_cpu_alloc(&k->base, arena.used);
     if (!k->memory) {

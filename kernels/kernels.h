@@ -113,9 +113,9 @@ struct expert_pool {
 
 /* Sampling of one row at its home. Position is the sampled token's position in its sequence. */
 struct sample_params {
-    float temperature;   /* 0: greedy (argmax, lowest id) */
-    float top_p, min_p;  /* top_p >= 1 and min_p <= 0: off */
-    int32_t top_k;       /* <= 0: off */
+    float temperature;  /* 0: greedy (argmax, lowest id) */
+    float top_p, min_p; /* top_p >= 1 and min_p <= 0: off */
+    int32_t top_k;      /* <= 0: off */
     uint64_t seed;
     uint32_t choice, position;
     int32_t forced;     /* >= 0: do not sample, report this token's logprobs (echoed prompts) */
@@ -223,7 +223,7 @@ int kernels_open(const struct kernels_options *options, struct kernels **ret,
                  struct mt_err *reterr);
 void kernels_close(struct kernels *k); /* NULL allowed */
 
-/* Names of the instruction sets that this processor can run, best first; NULL-terminated, static. */
+/* The instruction sets that this processor can run, best first; NULL-terminated, static. */
 const char *const *kernels_isas(void);
 
 #endif

@@ -1,16 +1,18 @@
 /* How a loop is handed out without locks.
  *
  * `ticket` holds the loop's number (high half) and how many of its items nobody has taken yet (low
- * half). A thread reads the ticket, then the loop's fields, and takes a range by compare-and-swap on
- * the ticket. The fields change only after every item of the loop is done, so while the ticket has
- * items left they are this loop's: a swap that succeeds proves that the fields read before it were
- * right. A thread that comes late sees a used-up ticket, or fails its swap. (The fields are atomics
- * only because a late thread may read them while the next loop is being written, to no effect.)
+ * half). A thread reads the ticket, then the loop's fields, and takes a range by compare-and-swap
+ * on the ticket. The fields change only after every item of the loop is done, so while the ticket
+ * has items left they are this loop's: a swap that succeeds proves that the fields read before it
+ * were right. A thread that comes late sees a used-up ticket, or fails its swap. (The fields are
+ * atomics only because a late thread may read them while the next loop is being written, to no
+ * effect.)
  *
  * `epoch` counts loops and is the futex that idle threads sleep on; `done` counts finished items
  * and is the futex that the owner sleeps on. Each sleeper announces itself (sleepers, waiting)
  * before the kernel compares the futex, and each waker changes the futex before it looks for
- * sleepers; all four accesses are sequentially consistent, so that one of the two sees the other. */
+ * sleepers; all four accesses are sequentially consistent, so that one of the two sees the other.
+ */
 #include "kernels/pool.h"
 
 #include <linux/futex.h>

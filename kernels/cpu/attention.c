@@ -15,6 +15,8 @@
 #define ACCUMULATORS 1
 #endif
 
+#define STAY_POSITIONS 128 /* keys or values of so many positions are gone through together */
+
 struct attention {
     struct cpu_kernels *k;
     float *out;
@@ -87,34 +89,43 @@ INLINE void score_tile(const struct batch *b, uint32_t query, uint32_t block, fl
     }
 }
 
-/* Q queries against all blocks, B at a time. */
-INLINE void score_queries(const struct batch *b, uint32_t query, float scale, enum dtype dtype,
-                          uint32_t Q, uint32_t B)
+/* Q queries against blocks block .. end - 1, B at a time. */
+INLINE void score_queries(const struct batch *b, uint32_t query, uint32_t block, uint32_t end,
+                          float scale, enum dtype dtype, uint32_t Q, uint32_t B)
 {
-    uint32_t block = b->begin;
-
-    for (; block + B <= b->end; block += B)
+    for (; B > 1 && block + B <= end; block += B)
         score_tile(b, query, block, scale, dtype, Q, B);
-    for (; block < b->end; block++)
+    for (; block < end; block++)
         score_tile(b, query, block, scale, dtype, Q, 1);
 }
 
-INLINE void batch_scores(const struct batch *b, float scale, enum dtype dtype)
+/* All queries against blocks block .. end - 1. */
+INLINE void score_blocks(const struct batch *b, uint32_t block, uint32_t end, float scale,
+                         enum dtype dtype)
 {
     uint32_t i = 0;
 
 #if ACCUMULATORS >= 8
     for (; i + 8 <= b->n; i += 8)
-        score_queries(b, i, scale, dtype, 8, ACCUMULATORS / 8);
+        score_queries(b, i, block, end, scale, dtype, 8, ACCUMULATORS / 8);
 #endif
 #if ACCUMULATORS >= 4
     for (; i + 4 <= b->n; i += 4)
-        score_queries(b, i, scale, dtype, 4, ACCUMULATORS / 4);
+        score_queries(b, i, block, end, scale, dtype, 4, ACCUMULATORS / 4);
     for (; i + 2 <= b->n; i += 2)
-        score_queries(b, i, scale, dtype, 2, ACCUMULATORS / 2);
+        score_queries(b, i, block, end, scale, dtype, 2, ACCUMULATORS / 2);
 #endif
     for (; i < b->n; i++)
-        score_queries(b, i, scale, dtype, 1, ACCUMULATORS);
+        score_queries(b, i, block, end, scale, dtype, 1, ACCUMULATORS);
+}
+
+/* A few blocks at a time, which stay in the first cache while all queries meet them. */
+INLINE void batch_scores(const struct batch *b, float scale, enum dtype dtype)
+{
+    const uint32_t step = STAY_POSITIONS / KV_BLOCK_TOKENS;
+
+    for (uint32_t block = b->begin; block < b->end; block += step)
+        score_blocks(b, block, b->end - block < step ? b->end : block + step, scale, dtype);
 }
 
 /* --- softmax ---------------------------------------------------------------------------------- */
@@ -171,8 +182,8 @@ INLINE void mix_tile(const struct batch *b, uint32_t query, uint32_t d, uint32_t
 
                 UNROLL
                 for (uint32_t i = 0; i < Q; i++)
-                    sum[i][c] = v16_fma(v16_set1(b->query[query + i].scores[p - origin]), value,
-                                        sum[i][c]);
+                    sum[i][c] =
+                        v16_fma(v16_set1(b->query[query + i].scores[p - origin]), value, sum[i][c]);
             }
         }
     }
@@ -184,11 +195,11 @@ INLINE void mix_tile(const struct batch *b, uint32_t query, uint32_t d, uint32_t
     }
 }
 
-/* Q queries (a constant) over positions from .. to - 1, all dims. */
-INLINE void mix_range(const struct batch *b, uint32_t query, uint32_t from, uint32_t to,
-                      enum dtype dtype, uint32_t Q)
+/* Q queries over positions from .. to - 1, all dims, C vectors at a time. */
+INLINE void mix_dims(const struct batch *b, uint32_t query, uint32_t from, uint32_t to,
+                     enum dtype dtype, uint32_t Q, uint32_t C)
 {
-    const uint32_t dim = b->kv->head_dim, C = ACCUMULATORS / Q;
+    const uint32_t dim = b->kv->head_dim;
     uint32_t d = 0;
 
     for (; C > 1 && d + C * V16_LANES <= dim; d += C * V16_LANES)
@@ -199,21 +210,30 @@ INLINE void mix_range(const struct batch *b, uint32_t query, uint32_t from, uint
         mix_tile(b, query, d, from, to, dtype, Q, 1, dim - d);
 }
 
+INLINE void mix_range(const struct batch *b, uint32_t query, uint32_t from, uint32_t to,
+                      enum dtype dtype, uint32_t Q, uint32_t C)
+{
+    for (uint32_t next; from < to; from = next) {
+        next = from / STAY_POSITIONS * STAY_POSITIONS + STAY_POSITIONS;
+        next = next < to ? next : to;
+        mix_dims(b, query, from, next, dtype, Q, C);
+    }
+}
+
 /* One query; out of line, since it is used around every group of queries. */
 static __attribute__((noinline)) void mix_one(const struct batch *b, uint32_t query, uint32_t from,
                                               uint32_t to)
 {
-    if (from >= to)
-        return;
     if (b->kv->dtype == DTYPE_F32)
-        mix_range(b, query, from, to, DTYPE_F32, 1);
+        mix_range(b, query, from, to, DTYPE_F32, 1, ACCUMULATORS);
     else
-        mix_range(b, query, from, to, DTYPE_BF16, 1);
+        mix_range(b, query, from, to, DTYPE_BF16, 1, ACCUMULATORS);
 }
 
 /* Q queries: alone over the positions that not all of them share, before and after; else together.
  * Each goes through its positions in ascending order. */
-INLINE void mix_queries(const struct batch *b, uint32_t query, enum dtype dtype, uint32_t Q)
+INLINE void mix_queries(const struct batch *b, uint32_t query, enum dtype dtype, uint32_t Q,
+                        uint32_t C)
 {
     const struct query *q = &b->query[query];
     uint32_t first = q->first, end = q->last + 1;
@@ -226,8 +246,7 @@ INLINE void mix_queries(const struct batch *b, uint32_t query, enum dtype dtype,
         end = first;
     for (uint32_t i = 0; i < Q; i++)
         mix_one(b, query + i, q[i].first, first < q[i].last + 1 ? first : q[i].last + 1);
-    if (first < end)
-        mix_range(b, query, first, end, dtype, Q);
+    mix_range(b, query, first, end, dtype, Q, C);
     for (uint32_t i = 0; i < Q; i++)
         mix_one(b, query + i, end, q[i].last + 1);
 }
@@ -239,9 +258,9 @@ INLINE void batch_mix(const struct batch *b, enum dtype dtype)
     (void)dtype; /* where every query is on its own */
 #if ACCUMULATORS >= 4
     for (; i + 4 <= b->n; i += 4)
-        mix_queries(b, i, dtype, 4);
+        mix_queries(b, i, dtype, 4, ACCUMULATORS / 4);
     for (; i + 2 <= b->n; i += 2)
-        mix_queries(b, i, dtype, 2);
+        mix_queries(b, i, dtype, 2, ACCUMULATORS / 2);
 #endif
     for (; i < b->n; i++)
         mix_one(b, i, b->query[i].first, b->query[i].last + 1);

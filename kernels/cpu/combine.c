@@ -22,9 +22,9 @@ static void combine_rows(void *context, uint32_t begin, uint32_t end, unsigned t
             v16 acc = v16_zero();
 
             for (uint32_t j = 0; j < c->topk; j++)
-                acc = v16_fma(v16_set1(weights[j]),
-                              v16_load_part(c->y, row + (size_t)j * d + at, DTYPE_F32, d - at),
-                              acc);
+                acc =
+                    v16_fma(v16_set1(weights[j]),
+                            v16_load_part(c->y, row + (size_t)j * d + at, DTYPE_F32, d - at), acc);
             acc = v16_add(v16_load_part(out, at, DTYPE_F32, d - at), acc);
             v16_store_part(out + at, acc, d - at);
         }

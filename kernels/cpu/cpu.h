@@ -1,5 +1,6 @@
 /* What the CPU backend's operations share. Every file of this directory is compiled once for each
- * instruction set; ISA(name) gives a function its suffix. Public ones are in the table of table.c. */
+ * instruction set; ISA(name) gives a function its suffix. Public ones are in the table of table.c.
+ */
 #ifndef MT_KERNELS_CPU_CPU_H
 #define MT_KERNELS_CPU_CPU_H
 

@@ -1,6 +1,7 @@
 /* The experts of a rank, in passes of at most PASS_ROWS pairs. Each pass has two loops, whose items
- * are (expert, panel of rows): first inter = silu(gate x) * (up x) for all pairs, then down. So with
- * few tokens all threads share one expert's weights, and with many the panels balance the load. */
+ * are (expert, panel of rows): first inter = silu(gate x) * (up x) for all pairs, then down. So
+ * with few tokens all threads share one expert's weights, and with many the panels balance the
+ * load. */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vec.h"
 
@@ -27,8 +28,8 @@ static float *inter_row(const struct expert_pass *e, uint32_t pair)
 }
 
 /* The rows of W that an item stands for. */
-static void set_rows(const struct expert_pass *e, struct panel *p, const char *matrix,
-                     uint32_t row, uint32_t rows)
+static void set_rows(const struct expert_pass *e, struct panel *p, const char *matrix, uint32_t row,
+                     uint32_t rows)
 {
     p->rows = rows - row < PANEL_ROWS ? rows - row : PANEL_ROWS;
     p->w = matrix + (size_t)row * p->cols * dtype_size(e->pool->dtype);

@@ -3,9 +3,9 @@
  * Every output has its own 16 partial sums, and a tile of R x C outputs keeps them in registers, so
  * that one load of W serves C products and one of x serves R. With few rows of x the weights stream
  * from memory once and are widened on the way (panel_direct). With more, a panel is widened to
- * float32 once, PANEL_DEPTH columns at a time so that it stays in the first cache, and all rows of x
- * pass by (panel_wide); partial sums wait in memory between depths. The order of operations of one
- * output is the canonical one in both. */
+ * float32 once, PANEL_DEPTH columns at a time so that it stays in the first cache, and all rows of
+ * x pass by (panel_wide); partial sums wait in memory between depths. The order of operations of
+ * one output is the canonical one in both. */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vec.h"
 
@@ -279,27 +279,15 @@ static void wide_depth(struct cpu_thread *th, float *out, const struct panel *p,
     for (uint32_t i = 0, c; i < p->n; i += c, tiles--) {
         c = tile_width(p->n - i, tiles);
         switch (c) {
-        case 1:
-            wide_rows(th, out, p, d, i, 1);
-            break;
+        case 1: wide_rows(th, out, p, d, i, 1); break;
 #if TILE_X > 1
-        case 2:
-            wide_rows(th, out, p, d, i, 2);
-            break;
-        case 3:
-            wide_rows(th, out, p, d, i, 3);
-            break;
+        case 2: wide_rows(th, out, p, d, i, 2); break;
+        case 3: wide_rows(th, out, p, d, i, 3); break;
 #endif
 #if TILE_X > 3
-        case 4:
-            wide_rows(th, out, p, d, i, 4);
-            break;
-        case 5:
-            wide_rows(th, out, p, d, i, 5);
-            break;
-        default:
-            wide_rows(th, out, p, d, i, 6);
-            break;
+        case 4: wide_rows(th, out, p, d, i, 4); break;
+        case 5: wide_rows(th, out, p, d, i, 5); break;
+        default: wide_rows(th, out, p, d, i, 6); break;
 #endif
         }
     }

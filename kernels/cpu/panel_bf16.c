@@ -53,8 +53,8 @@ BF16_INLINE void pairs_tile(float *out, const struct operands *o, uint32_t cols,
             memcpy(tail[r], o->w[r] + whole, (cols - whole) * sizeof **tail);
             UNROLL
             for (uint32_t c = 0; c < C; c++)
-                sum[r][c] = _mm512_dpbf16_ps(sum[r][c], load_pairs(tail[r]),
-                                             load_pairs(o->x[c] + whole));
+                sum[r][c] =
+                    _mm512_dpbf16_ps(sum[r][c], load_pairs(tail[r]), load_pairs(o->x[c] + whole));
         }
     }
     UNROLL
@@ -91,24 +91,12 @@ BF16 void ISA(cpu_panel_bf16)(float *tile, const struct panel *p)
     for (uint32_t i = 0, c; i < p->n; i += c, tiles--) {
         c = (p->n - i + tiles - 1) / tiles;
         switch (c) {
-        case 1:
-            pairs_rows(tile, p, i, PANEL_ROWS, 1);
-            break;
-        case 2:
-            pairs_rows(tile, p, i, TILE_ROWS, 2);
-            break;
-        case 3:
-            pairs_rows(tile, p, i, TILE_ROWS, 3);
-            break;
-        case 4:
-            pairs_rows(tile, p, i, TILE_ROWS, 4);
-            break;
-        case 5:
-            pairs_rows(tile, p, i, TILE_ROWS, 5);
-            break;
-        default:
-            pairs_rows(tile, p, i, TILE_ROWS, 6);
-            break;
+        case 1: pairs_rows(tile, p, i, PANEL_ROWS, 1); break;
+        case 2: pairs_rows(tile, p, i, TILE_ROWS, 2); break;
+        case 3: pairs_rows(tile, p, i, TILE_ROWS, 3); break;
+        case 4: pairs_rows(tile, p, i, TILE_ROWS, 4); break;
+        case 5: pairs_rows(tile, p, i, TILE_ROWS, 5); break;
+        default: pairs_rows(tile, p, i, TILE_ROWS, 6); break;
         }
     }
 }

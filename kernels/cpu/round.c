@@ -32,8 +32,9 @@ static void round_rows(void *context, uint32_t begin, uint32_t end, unsigned thr
 
     (void)thread;
     for (uint32_t i = begin; i < end; i++)
-        ISA(cpu_round_row)(r->k->rounded + (size_t)i * r->k->limits.width,
-                           r->x + (size_t)(r->index ? r->index[i] : i) * r->cols, r->cols, r->bf16);
+        ISA(cpu_round_row)
+    (r->k->rounded + (size_t)i * r->k->limits.width,
+     r->x + (size_t)(r->index ? r->index[i] : i) * r->cols, r->cols, r->bf16);
 }
 
 void ISA(cpu_round_rows)(struct cpu_kernels *k, const float *x, const uint32_t *index, uint32_t n,

@@ -55,7 +55,7 @@ static uint32_t best_free(const float *score, const bool *taken, uint32_t n)
 static void drop_groups(const float *choice, bool *taken, const struct router *r)
 {
     const uint32_t size = r->experts / r->groups;
-    float score[KERNELS_MAX_EXPERTS];
+    float score[KERNELS_MAX_EXPERTS] = {0};
     bool kept[KERNELS_MAX_EXPERTS] = {false};
 
     for (uint32_t g = 0; g < r->groups; g++) {
@@ -75,9 +75,10 @@ static void drop_groups(const float *choice, bool *taken, const struct router *r
 
 static void route_row(const struct router *r, int32_t *ids, float *weights, const float *logits)
 {
-    float score[KERNELS_MAX_EXPERTS], biased[KERNELS_MAX_EXPERTS], sum = 0.0f;
+    float score[KERNELS_MAX_EXPERTS] = {0}, biased[KERNELS_MAX_EXPERTS] = {0};
     bool taken[KERNELS_MAX_EXPERTS] = {false};
     const float *choice = score;
+    float sum = 0.0f;
 
     if (r->score == ROUTER_SOFTMAX)
         softmax(score, logits, r->experts);

@@ -1,19 +1,22 @@
-/* Sampling. Candidates are weights exp((logit - max) / temperature), in descending order. That order
- * is made lazily: ids are counted into buckets by the upper bits of their weight, and a bucket is
- * sorted only when the walk reaches it, so that the tail of a large vocabulary is never sorted.
- * Sums over candidates are in double, in a fixed order. */
+/* Sampling. Candidates are weights exp((logit - max) / temperature), in descending order. That
+ * order is made lazily: ids are counted into buckets by the upper bits of their weight, and a
+ * bucket is sorted only when the walk reaches it. At first only the likely ids are collected: the
+ * tail of a large vocabulary is seldom looked at, and then collected too. None of this changes the
+ * order. Sums over candidates are in double, in a fixed order. */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/philox.h"
 #include "kernels/cpu/vec.h"
 
 #define BUCKET_SHIFT 20 /* of a float's bits: 8 buckets an octave */
 #define BUCKETS ((0x3f800000u >> BUCKET_SHIFT) + 1)
+#define LIKELY_BUCKETS 96u /* down to 2^-12 of the best */
 
 struct candidates {
     const float *weight; /* [vocab] in [0, 1] */
     uint32_t *order;     /* [vocab], buckets descending; sorted up to `sorted` */
     uint32_t vocab, sorted;
-    uint32_t bucket;         /* the next bucket to sort, counted from the best */
+    uint32_t buckets;         /* that are collected */
+    uint32_t bucket;          /* the next one to sort, counted from the best */
     uint32_t at[BUCKETS + 1]; /* where buckets start in order */
 };
 
@@ -55,11 +58,10 @@ static double make_weights(float *weight, const float *logits, uint32_t n, float
 
         x = v16_exp(v16_div(v16_sub(x, most), heat));
         v16_store_part(weight + i, v16_max(x, v16_zero()), lanes);
-        for (uint32_t j = 0; j < lanes; j++) {
-            if (isinf(max))
-                weight[i + j] = logits[i + j] == max;
+        for (uint32_t j = 0; isinf(max) && j < lanes; j++)
+            weight[i + j] = logits[i + j] == max;
+        for (uint32_t j = 0; j < lanes; j++)
             sum[j % 8] += weight[i + j];
-        }
     }
     return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
 }
@@ -72,24 +74,29 @@ static uint32_t bucket_of(float weight)
     return BUCKETS - 1 - (bits >> BUCKET_SHIFT);
 }
 
-/* Counting sort by bucket; within a bucket ids ascend. */
-static void candidates_init(struct candidates *c, const float *weight, uint32_t *order, uint32_t n)
+/* Counting sort of the best `buckets` buckets; within a bucket ids ascend. Nothing is sorted yet.
+ */
+static void collect(struct candidates *c, uint32_t buckets)
 {
-    uint32_t next[BUCKETS];
+    uint32_t next[BUCKETS], bits = (BUCKETS - buckets) << BUCKET_SHIFT;
+    float least;
 
-    c->weight = weight;
-    c->order = order;
-    c->vocab = n;
-    c->sorted = c->bucket = 0;
+    memcpy(&least, &bits, sizeof least);
     memset(c->at, 0, sizeof c->at);
-    for (uint32_t i = 0; i < n; i++)
-        c->at[bucket_of(weight[i]) + 1]++;
-    for (uint32_t b = 0; b < BUCKETS; b++) {
+    c->buckets = buckets;
+    c->sorted = c->bucket = 0;
+    for (uint32_t i = 0; i < c->vocab; i++) {
+        if (c->weight[i] >= least)
+            c->at[bucket_of(c->weight[i]) + 1]++;
+    }
+    for (uint32_t b = 0; b < buckets; b++) {
         next[b] = c->at[b];
         c->at[b + 1] += c->at[b];
     }
-    for (uint32_t i = 0; i < n; i++)
-        order[next[bucket_of(weight[i])]++] = i;
+    for (uint32_t i = 0; i < c->vocab; i++) {
+        if (c->weight[i] >= least)
+            c->order[next[bucket_of(c->weight[i])]++] = i;
+    }
 }
 
 static bool comes_before(const float *weight, uint32_t a, uint32_t b)
@@ -125,9 +132,11 @@ static void heap_sort(const float *weight, uint32_t *ids, uint32_t n)
     }
 }
 
-/* The i-th best candidate, i < vocab; i grows by one at most from call to call. */
+/* The i-th best candidate, i < vocab. */
 static uint32_t candidate(struct candidates *c, uint32_t i)
 {
+    if (i >= c->at[c->buckets])
+        collect(c, BUCKETS);
     while (c->sorted <= i) {
         uint32_t from = c->at[c->bucket], to = c->at[c->bucket + 1];
 
@@ -183,11 +192,11 @@ static double uniform(const struct sample_params *p)
 static int32_t draw(struct cpu_thread *t, const float *logits, const struct sample_params *p,
                     uint32_t vocab, float max)
 {
-    struct candidates c;
+    struct candidates c = {.weight = t->weights, .order = t->order, .vocab = vocab};
     double total = make_weights(t->weights, logits, vocab, max, p->temperature), reach, sum = 0.0;
     uint32_t n = vocab, chosen;
 
-    candidates_init(&c, t->weights, t->order, vocab);
+    collect(&c, LIKELY_BUCKETS);
     truncate_candidates(&c, p, &n, &total);
     reach = uniform(p) * total;
     chosen = candidate(&c, 0);

@@ -1,15 +1,16 @@
 /* v16: sixteen float32 lanes, the unit in which the CPU backend computes, and what is built on it.
  *
  * A v16 is V16_PARTS registers ("parts") of PART_LANES lanes; lane j is lane j % PART_LANES of part
- * j / PART_LANES. The header of an instruction set supplies the part_* operations, every one of them
- * exact or correctly rounded and equal on all instruction sets to the last bit; everything else is
- * written once, here. So results do not depend on the instruction set. NaN payloads may differ.
+ * j / PART_LANES. The header of an instruction set supplies the part_* operations, every one of
+ * them exact or correctly rounded and equal on all instruction sets to the last bit; everything
+ * else is written once, here. So results do not depend on the instruction set. NaN payloads may
+ * differ.
  *
- * part_* operations: zero, set1, load, store, load_bf16, load_f16 (any alignment), store_bf16 (round
- * to nearest even, NaN stays NaN), add, sub, mul, div, fma(a, b, c) = a*b + c rounded once,
- * max(a, b) = a > b ? a : b (so b if either is NaN), below(x, limit, yes, no) = x < limit ? yes : no,
- * pow2(t) = 2^n for t = EXP_SHIFTER + n, -126 <= n <= 127, by moving bits.
- * Of a whole v16: v16_sum(v), the sum of the lanes by the canonical tree, and v16_sum4, of four. */
+ * part_* operations: zero, set1, load, store, load_bf16, load_f16 (any alignment), store_bf16
+ * (round to nearest even, NaN stays NaN), add, sub, mul, div, fma(a, b, c) = a*b + c rounded once,
+ * max(a, b) = a > b ? a : b (so b if either is NaN), below(x, limit, yes, no) = x < limit ? yes :
+ * no, pow2(t) = 2^n for t = EXP_SHIFTER + n, -126 <= n <= 127, by moving bits. Of a whole v16:
+ * v16_sum(v), the sum of the lanes by the canonical tree, and v16_sum4, of four. */
 #ifndef MT_KERNELS_CPU_VEC_H
 #define MT_KERNELS_CPU_VEC_H
 
@@ -74,13 +75,13 @@ INLINE void v16_store(float *to, v16 v)
         part_store(to + i * PART_LANES, v.part[i]);
 }
 
-#define V16_BINARY(op)                                     \
-    INLINE v16 v16_##op(v16 a, v16 b)                      \
-    {                                                      \
-        UNROLL                                             \
-        for (int i = 0; i < V16_PARTS; i++)                \
-            a.part[i] = part_##op(a.part[i], b.part[i]);   \
-        return a;                                          \
+#define V16_BINARY(op) \
+    INLINE v16 v16_##op(v16 a, v16 b) \
+    { \
+        UNROLL \
+        for (int i = 0; i < V16_PARTS; i++) \
+            a.part[i] = part_##op(a.part[i], b.part[i]); \
+        return a; \
     }
 V16_BINARY(add)
 V16_BINARY(sub)

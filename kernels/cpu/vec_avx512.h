@@ -101,8 +101,8 @@ INLINE vpart part_pow2(vpart t)
 
 INLINE __m128 v16_quad(v16 v)
 {
-    return x86_quad(_mm256_add_ps(_mm512_castps512_ps256(v.part[0]),
-                                  _mm512_extractf32x8_ps(v.part[0], 1)));
+    return x86_quad(
+        _mm256_add_ps(_mm512_castps512_ps256(v.part[0]), _mm512_extractf32x8_ps(v.part[0], 1)));
 }
 
 INLINE float v16_sum(v16 v)

@@ -1,8 +1,8 @@
 /* How near the CPU kernels come to what the machine can do: bench_kernels [threads] [isa] [filter].
  *
  * First the ceilings, measured in this run: reading memory (a plain loop over a block beyond all
- * caches) and multiply-adds out of registers, with all threads. Then matmul, experts and attention at
- * the shapes of OLMoE-1B-7B and of the bundled model. Weights rotate over more memory than the
+ * caches) and multiply-adds out of registers, with all threads. Then matmul, experts and attention
+ * at the shapes of OLMoE-1B-7B and of the bundled model. Weights rotate over more memory than the
  * caches hold, as in a forward pass. Each line is the best of several runs.
  * make bench builds and runs it; by hand: link with libkernels.a and libapi.a. */
 #include <pthread.h>
@@ -318,8 +318,8 @@ static void bench_attention(struct bench *b, uint32_t n, bool prefill, uint32_t 
 
 static void bench_sample(struct bench *b, float temperature, uint32_t vocab)
 {
-    struct sample_params p = {.temperature = temperature, .top_p = 0.95f, .forced = -1,
-                              .n_logprobs = -1};
+    struct sample_params p = {
+        .temperature = temperature, .top_p = 0.95f, .forced = -1, .n_logprobs = -1};
     struct sample_result result;
     float *logits = floats(b, vocab);
     double best = 1e30;

@@ -1,6 +1,7 @@
 /* What the tests of the kernels share: random data, every variant of the CPU backend that this
- * processor can run, and naive oracles. The oracles know the contract of kernels.h and nothing of the
- * implementation; those that return float follow the canonical order and must be met to the bit. */
+ * processor can run, and naive oracles. The oracles know the contract of kernels.h and nothing of
+ * the implementation; those that return float follow the canonical order and must be met to the
+ * bit. */
 #ifndef MT_TESTS_KERNELS_RIG_H
 #define MT_TESTS_KERNELS_RIG_H
 
@@ -34,7 +35,7 @@ struct random {
 };
 uint64_t random_bits(struct random *r);
 uint32_t random_below(struct random *r, uint32_t n);
-float random_normal(struct random *r); /* about N(0, 1) */
+float random_normal(struct random *r);                         /* about N(0, 1) */
 float *random_floats(struct random *r, size_t n, float scale); /* the caller frees */
 /* n elements of `dtype` in the same way; ret_values gets them as float32. */
 void *random_stored(struct random *r, size_t n, float scale, enum dtype dtype, float **ret_values);

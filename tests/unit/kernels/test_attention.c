@@ -19,9 +19,9 @@ struct attention_case {
     uint32_t heads, kv_heads, dim, window, rows, total; /* total: positions of all sequences */
     float scale;
     size_t stride;
-    float *q;                   /* [rows][heads * dim], row stride */
-    float *key, *value;         /* [total][kv_heads * dim]: by sequence, then position */
-    uint32_t origin[MAX_ROWS];  /* of a row: its sequence's position 0 in key and value */
+    float *q;                  /* [rows][heads * dim], row stride */
+    float *key, *value;        /* [total][kv_heads * dim]: by sequence, then position */
+    uint32_t origin[MAX_ROWS]; /* of a row: its sequence's position 0 in key and value */
     uint32_t pos[MAX_ROWS], table_at[MAX_ROWS], tables[BLOCKS];
     uint32_t *all_pos, *all_at; /* [total] the same of every position */
 };

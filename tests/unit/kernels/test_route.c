@@ -14,8 +14,8 @@ static struct rig exact;
 /* DeepSeek-V3's and Mixtral's rules, straight from their words, in double. Chooses by sorting all
  * experts of the allowed groups. */
 struct choice {
-    uint32_t id;
     double score, weight;
+    uint32_t id;
     bool allowed;
 };
 

@@ -74,7 +74,8 @@ static void rmsnorm_is_right(void **state)
     for (uint32_t round = 0; round < 20; round++) {
         uint32_t d = 1 + random_below(&r, 500), n = 1 + random_below(&r, 12);
         float *values, *x = random_floats(&r, (size_t)n * d, 3.0f);
-        float *want = must_alloc((size_t)n * d * sizeof *want), *got = must_alloc((size_t)n * d * 4);
+        float *want = must_alloc((size_t)n * d * sizeof *want),
+              *got = must_alloc((size_t)n * d * 4);
         void *w = random_stored(&r, d, 1.0f, dtypes[round % 3], &values);
 
         for (uint32_t i = 0; i < n * d; i++) {
@@ -119,8 +120,10 @@ static void rope_is_right(void **state)
         double *want = must_alloc(size * sizeof *want);
 
         for (uint32_t i = 0; i < POSITIONS * half; i++) {
-            cos_table[i] = cosf((float)(i / half) / (float)(i % half + 1));
-            sin_table[i] = sinf((float)(i / half) / (float)(i % half + 1));
+            uint32_t position = i / half, pair = i % half;
+
+            cos_table[i] = cosf((float)position / (float)(pair + 1));
+            sin_table[i] = sinf((float)position / (float)(pair + 1));
         }
         for (size_t i = 0; i < size; i++)
             want[i] = x[i];
@@ -161,7 +164,7 @@ static void exp_is_accurate(void **state)
 
     (void)state;
     for (uint32_t i = 0; i < N; i++) {
-        gate_up[i] = ((float)i - N / 2) * (100.0f / (N / 2)) + 0.001f;
+        gate_up[i] = (float)i * (200.0f / N) - 99.999f;
         gate_up[N + i] = 1.0f;
     }
     for (unsigned v = 0; v < exact.n; v++) {

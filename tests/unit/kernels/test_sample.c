@@ -102,7 +102,8 @@ static void narrow_sampling_is_greedy(void **state)
     }
 }
 
-/* --- oracle: sorts everything ------------------------------------------------------------------ */
+/* --- oracle: sorts everything ------------------------------------------------------------------
+ */
 
 struct candidate {
     uint32_t id;
