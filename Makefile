@@ -31,6 +31,7 @@ LIBS_worker    := worker kernels api
 LIBS_daemon    := daemon placement api
 LIBS_cli       := cli daemon placement api
 LIBS_all       := cli daemon placement worker kernels api
+LIBS_fuzz      := daemon placement worker api
 
 EXT_api        := -ljansson
 EXT_placement  := -ljansson
@@ -135,7 +136,7 @@ $(foreach d,$(DIRS),$(eval $(call LIB_RULE,$(d))))
 define ISA_RULE
 $(B)/obj/%.$(1).o: %.c $(B)/flags | detect
 	$$(call say,CC,$$<:$(1))
-	$(Q)mkdir -p $$(@D) && $(CC) $(ALL_CFLAGS) -O3 -MMD -MP -DKERNELS_ISA_$(1) $(ISA_$(1)) -c -o $$@ $$<
+	$(Q)mkdir -p $$(@D) && $(CC) $(ALL_CFLAGS) $(if $(SAN),-O1,-O3) -MMD -MP -DKERNELS_ISA_$(1) $(ISA_$(1)) -c -o $$@ $$<
 endef
 $(foreach i,$(ISAS),$(eval $(call ISA_RULE,$(i))))
 
@@ -168,7 +169,7 @@ $(TEST_BIN) $(BENCH): $(B)/%: $(B)/obj/%.o $(call libs_of,all) $(NODLCLOSE)
 	$(Q)$(link) $(EXT_all) $(LDLIBS)
 
 # Fuzz targets are built by clang with instrumented libraries, in a folder of their own: see fuzz below.
-$(FUZZ): $(B)/%: $(B)/obj/tests/fuzz/%.o $(call libs_of,all)
+$(FUZZ): $(B)/%: $(B)/obj/tests/fuzz/%.o $(call libs_of,fuzz)
 	$(call say,LD,$@)
 	$(Q)$(link) -fsanitize=fuzzer $(EXT_all) $(LDLIBS)
 
