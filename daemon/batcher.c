@@ -60,7 +60,7 @@ static void sequence_free(struct sequence *s)
     free(s);
 }
 
-/* Back to the state of batcher_new. */
+/* Back to the state of batcher_new, but for the count of overruns and the flights' memory. */
 static void batcher_clear(struct batcher *b)
 {
     uint32_t i;
@@ -69,21 +69,29 @@ static void batcher_clear(struct batcher *b)
         sequence_free(b->by_id[i]);
     for (i = 0; i < b->shape.ranks; i++)
         kvpool_done(&b->homes[i].pool);
-    for (i = 0; i < WIRE_MAX_AHEAD; i++)
-        free(b->flights[i].runs);
     free(b->homes);
     free(b->by_id);
     free(b->free_ids);
     free(b->scratch);
-    *b = (struct batcher){.overrun_tokens = b->overrun_tokens};
+    b->shape.ranks = 0;
+    b->homes = NULL;
+    b->by_id = NULL;
+    b->free_ids = NULL;
+    b->scratch = NULL;
+    b->n_free_ids = b->cap_ids = b->scratch_cap = b->unanswered = 0;
+    b->step = 0;
     TAILQ_INIT(&b->frees);
 }
 
 void batcher_free(struct batcher *b)
 {
+    uint32_t i;
+
     if (!b)
         return;
     batcher_clear(b);
+    for (i = 0; i < WIRE_MAX_AHEAD; i++)
+        free(b->flights[i].runs);
     free(b);
 }
 

@@ -275,7 +275,8 @@ void *engine_main(void *engine)
         send_steps(e);
         publish(e);
         job_next(e->job, timeout_ms(e), e->wake_fd, &event);
-        drain_wakes(e);
+        if (event.type == JOB_NONE)
+            drain_wakes(e);
         e->now_us = engine_now_us();
         on_job_event(e, &event);
     }
