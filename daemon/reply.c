@@ -153,7 +153,7 @@ enum reply_more reply_choice(struct generation *g, size_t request, uint32_t choi
 
 json_t *reply_usage(const struct generation *g)
 {
-    uint64_t prompt = 0, cached = 0, generated = 0;
+    json_int_t prompt = 0, cached = 0, generated = 0;
 
     for (size_t i = 0; i < g->n_requests; i++) {
         struct request *r = g->requests[i].request;
@@ -165,10 +165,9 @@ json_t *reply_usage(const struct generation *g)
             generated += r->choices[k].n_tokens;
         pthread_mutex_unlock(&r->lock);
     }
-    return json_pack("{s:I, s:I, s:I, s:{s:I}}", "prompt_tokens", (json_int_t)prompt,
-                     "completion_tokens", (json_int_t)generated, "total_tokens",
-                     (json_int_t)(prompt + generated), "prompt_tokens_details", "cached_tokens",
-                     (json_int_t)cached);
+    return json_pack("{s:I, s:I, s:I, s:{s:I}}", "prompt_tokens", prompt, "completion_tokens",
+                     generated, "total_tokens", prompt + generated, "prompt_tokens_details",
+                     "cached_tokens", cached);
 }
 
 json_t *reply_envelope(struct generation *g, json_t *choices, json_t *usage)

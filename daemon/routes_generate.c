@@ -318,7 +318,7 @@ static bool make_request(const struct engine_status *status, const struct call *
         free_stops(&params);
         return false;
     }
-    return !call->echo ||
+    return !prompt || !call->echo ||
            make_echo(routes, prompt, g->requests[i].request, &g->requests[i].echo, p);
 }
 

@@ -137,7 +137,7 @@ const char *site_said(unsigned c, unsigned n)
 json_t *site_events(struct web_reply *r)
 {
     json_t *events = json_array();
-    const char *line = web_body(r);
+    const char *line;
 
     assert_int_equal(r->status, 200);
     assert_true(r->whole);

@@ -210,7 +210,7 @@ static void fake_status(void *engine, struct engine_status *ret)
     ret->facts.vocab = 257;
     ret->facts.max_positions = FAKE_POSITIONS;
     if (f->state == ENGINE_DOWN)
-        strcpy(ret->text, "rank 1 died");
+        snprintf(ret->text, sizeof ret->text, "rank 1 died");
     pthread_mutex_unlock(&f->lock);
 }
 

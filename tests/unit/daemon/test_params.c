@@ -375,6 +375,36 @@ static void test_mutations(void **state)
         }
 }
 
+static int allocations_left;
+
+static void *sparing_malloc(size_t size)
+{
+    return allocations_left-- > 0 ? malloc(size) : NULL;
+}
+
+/* Each allocation of jansson's fails in turn: the call is refused, and nothing is lost or touched.
+ */
+static void test_out_of_memory(void **state)
+{
+    static const char BODY[] = "{\"prompt\":[[1,2],[3]],\"stop\":[\"a\"],\"stream\":true,\"n\":2,"
+                               "\"stream_options\":{\"include_usage\":true},\"top_p\":0.5}";
+    struct problem p;
+    struct call c;
+    bool taken = false;
+
+    (void)state;
+    json_set_alloc_funcs(sparing_malloc, free);
+    for (int n = 0; !taken; n++) {
+        allocations_left = n;
+        taken = parse(BODY, false, &c, &p);
+        if (!taken)
+            assert_true(p.status >= 400 && *p.message);
+        call_done(&c);
+        assert_true(n < 1000);
+    }
+    json_set_alloc_funcs(malloc, free);
+}
+
 static void test_problem_json(void **state)
 {
     struct problem p;
@@ -404,7 +434,7 @@ int main(void)
         cmocka_unit_test(test_prompt_forms), cmocka_unit_test(test_chat),
         cmocka_unit_test(test_harmless),     cmocka_unit_test(test_wrong_completions),
         cmocka_unit_test(test_wrong_chats),  cmocka_unit_test(test_mutations),
-        cmocka_unit_test(test_problem_json),
+        cmocka_unit_test(test_problem_json), cmocka_unit_test(test_out_of_memory),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

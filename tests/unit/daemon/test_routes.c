@@ -349,10 +349,10 @@ static void test_errors(void **state)
     site_check_error("/v1/completions", "", 400, NULL, NULL, "empty body");
     memset(body, 'a', sizeof body);
     memcpy(body, "{\"prompt\":\"", 11);
-    strcpy(body + 11 + FAKE_POSITIONS, "\"}");
+    memcpy(body + 11 + FAKE_POSITIONS, "\"}", 3);
     site_check_error("/v1/completions", body, 400, "prompt", "context_length_exceeded",
                      "4096 tokens. However, your prompt has 4096 tokens, which leaves no room");
-    strcpy(body + 11 + FAKE_POSITIONS + 1, "\"}");
+    memcpy(body + 11 + FAKE_POSITIONS + 1, "\"}", 3);
     body[11 + FAKE_POSITIONS] = 'a';
     site_check_error("/v1/completions", body, 400, "prompt", "context_length_exceeded",
                      "your prompt has 4097 tokens.");
