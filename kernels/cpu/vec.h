@@ -20,7 +20,13 @@
 
 #include "kernels/kernels.h"
 
+/* Plain C is left to the compiler: forced into one function, its arrays of lanes take minutes to
+ * compile with a sanitizer. */
+#if defined KERNELS_ISA_portable
+#define INLINE static inline __attribute__((unused))
+#else
 #define INLINE static inline __attribute__((always_inline, unused))
+#endif
 /* Before loops over registers, which must become straight code. */
 #if defined KERNELS_ISA_portable
 #define UNROLL
