@@ -444,8 +444,7 @@ bool http_quiesce(struct http *h, int ms)
 
     if (!h->quiesced) {
         h->quiesced = true;
-        MHD_quiesce_daemon(h->mhd);
-        close(h->listen_fd);
+        MHD_quiesce_daemon(h->mhd); /* its threads may still look at the socket: it stays open */
     }
     pthread_mutex_lock(&h->lock);
     while (h->n_exchanges)
@@ -473,5 +472,6 @@ void http_free(struct http *h)
     pthread_mutex_unlock(&h->lock);
     http_watch_stop(h);
     MHD_stop_daemon(h->mhd);
+    close(h->listen_fd);
     http_destroy(h);
 }

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -25,7 +26,8 @@
 
 #define START_POLL_MS 100
 #define DRAIN_POLL_MS 50
-#define FLUSH_MS 300 /* for the last answers to leave, after the engine's end */
+#define SPARE_DESCRIPTORS 256 /* for files, ranks and pipes */
+#define FLUSH_MS 300          /* for the last answers to leave, after the engine's end */
 
 struct daemon {
     struct config config;
@@ -212,12 +214,26 @@ static int start_http(struct daemon *d, struct mt_err *reterr)
     return status;
 }
 
+/* Connections need descriptors; the soft limit is often 1024. What the hard limit does not allow
+ * shows as connections that wait to be accepted. */
+static void raise_descriptors(const struct config *c)
+{
+    const rlim_t want = (rlim_t)c->max_connections + SPARE_DESCRIPTORS;
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur >= want)
+        return;
+    limit.rlim_cur = want < limit.rlim_max ? want : limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 /* The socket comes before the engine, so that a port in use is found out before any worker starts.
  */
 static int start(struct daemon *d, struct mt_err *reterr)
 {
     int status;
 
+    raise_descriptors(&d->config);
     d->metrics = metrics_new();
     if (!d->metrics)
         return mt_error(reterr, MT_ENOMEM, "out of memory");
