@@ -16,7 +16,7 @@ struct unit {
 
 static const struct unit NO_UNITS[] = {{"", 1}, {NULL, 0}};
 static const struct unit SIZE_UNITS[] = {
-    {"", 1},           {"B", 1},       {"K", 1 << 10}, {"KiB", 1 << 10}, {"M", 1 << 20},
+    {"", 1},          {"B", 1},       {"K", 1 << 10},   {"KiB", 1 << 10}, {"M", 1 << 20},
     {"MiB", 1 << 20}, {"G", 1 << 30}, {"GiB", 1 << 30}, {NULL, 0},
 };
 static const struct unit DURATION_UNITS[] = {
@@ -86,8 +86,7 @@ static int parse_integer(const struct option *o, const char *value, const struct
     return 0;
 }
 
-static int parse_real(const struct option *o, const char *value, double *ret,
-                      struct mt_err *reterr)
+static int parse_real(const struct option *o, const char *value, double *ret, struct mt_err *reterr)
 {
     static const char WHAT[] = "a number";
     double x;

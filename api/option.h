@@ -49,7 +49,7 @@ int option_parse_args(const struct option *table, void *config, int argc, char *
 int option_parse_file(const struct option *table, void *config, const char *bytes, size_t len,
                       const char *name, struct mt_err *reterr);
 void option_help(const struct option *table, FILE *out);
-void option_manual(const struct option *table, FILE *out); /* the OPTIONS section, man(7) source */
+void option_manual(const struct option *table, FILE *out);  /* the OPTIONS section, man(7) source */
 void option_done(const struct option *table, void *config); /* frees texts, leaves them NULL */
 
 #endif

@@ -1,8 +1,9 @@
 /* Status codes and error text, the one return convention of the project.
  *
- * A function that can fail returns 0 or a negative `enum mt_status` and, on failure, fills a caller-owned
- * `struct mt_err` whose text says what was expected, what was found, and where. Outputs named `ret_...` are
- * untouched on failure. Libraries never log and never exit. Thread-safe: no shared state. */
+ * A function that can fail returns 0 or a negative `enum mt_status` and, on failure, fills a
+ * caller-owned `struct mt_err` whose text says what was expected, what was found, and where.
+ * Outputs named `ret_...` are untouched on failure. Libraries never log and never exit.
+ * Thread-safe: no shared state. */
 #ifndef MT_API_STATUS_H
 #define MT_API_STATUS_H
 
@@ -27,11 +28,13 @@ struct mt_err {
     char text[MT_ERR_TEXT]; /* NUL-terminated, one line, no trailing newline */
 };
 
-/* Formats text into *reterr (which may be NULL) and returns `status`, so that `return mt_error(...)` works. */
+/* Formats text into *reterr (which may be NULL) and returns `status`, so that `return
+ * mt_error(...)` works. */
 int mt_error(struct mt_err *reterr, int status, const char *format, ...)
     __attribute__((format(printf, 3, 4), cold));
 
-/* Puts "prefix: " before the text that is already there; returns reterr->status (MT_EINTERNAL if NULL). */
+/* Puts "prefix: " before the text that is already there; returns reterr->status (MT_EINTERNAL if
+ * NULL). */
 int mt_error_prefix(struct mt_err *reterr, const char *format, ...)
     __attribute__((format(printf, 2, 3), cold));
 

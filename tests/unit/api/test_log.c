@@ -1,4 +1,5 @@
-/* Log lines as they arrive on standard error, and quoted values read back by a reader of its own. */
+/* Log lines as they arrive on standard error, and quoted values read back by a reader of its own.
+ */
 #include "api/log.h"
 
 #include <errno.h>

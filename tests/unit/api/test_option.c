@@ -67,7 +67,8 @@ static void test_defaults(void **state)
 
 static void test_wrong_default_frees_the_others(void **state)
 {
-    const struct option wrong[] = {TABLE[7], {"n", OPTION_INT, AT(count), "x", 0, 0, 0, 0, 0, ""}, {0}};
+    const struct option wrong[] = {
+        TABLE[7], {"n", OPTION_INT, AT(count), "x", 0, 0, 0, 0, 0, ""}, {0}};
     struct config c;
     struct mt_err err;
 
@@ -144,7 +145,8 @@ static void test_numbers_at_their_edges(void **state)
 static void test_reals(void **state)
 {
     static const char *const good[] = {"0", "2", "1e-3", ".5", "2e0"};
-    static const char *const bad[] = {"", "nan", "inf", "-0.1", "2.01", "1e999", "0x1", "1.2.3", "e"};
+    static const char *const bad[] = {"",      "nan", "inf",   "-0.1", "2.01",
+                                      "1e999", "0x1", "1.2.3", "e"};
     struct config c = fresh();
 
     (void)state;
@@ -196,7 +198,8 @@ static void test_flags_of_a_command_line(void **state)
     int next = -7;
 
     (void)state;
-    assert_int_equal(PARSE("--no-color", "--count=4", "--path", "--x", "--mode", "exact", "rest"), 0);
+    assert_int_equal(PARSE("--no-color", "--count=4", "--path", "--x", "--mode", "exact", "rest"),
+                     0);
     assert_false(c.color);
     assert_int_equal(c.count, 4);
     assert_string_equal(c.path, "--x");
