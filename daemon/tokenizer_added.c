@@ -89,7 +89,7 @@ static int added_flag(const json_t *entry, const char *name, bool *ret, const ch
     if (value && !json_is_boolean(value))
         return mt_error(reterr, MT_EINVAL, "added_tokens: \"%.64s\": %s: expected true or false",
                         content, name);
-    *ret = value && json_is_true(value);
+    *ret = json_is_true(value);
     return 0;
 }
 
@@ -187,7 +187,7 @@ int added_load(struct tokenizer *t, const json_t *added, const json_t *model, st
     const json_t *vocab = json_object_get(model, "vocab");
     int64_t next = (int64_t)json_object_size(vocab);
     bool rstrip = false, spaced = false;
-    struct added_spec spec = {0};
+    struct added_spec spec = {.content = ""};
     size_t i, n = json_array_size(added);
     int status;
 

@@ -26,7 +26,8 @@ static int bpe_reserve(struct bpe *b, size_t n, struct mt_err *reterr)
     b->heap = malloc(2 * alloc * sizeof(*b->heap));
     if (!b->symbols || !b->heap) {
         bpe_done(b);
-        return mt_error(reterr, MT_ENOMEM, "out of memory to merge %zu bytes", n);
+        mt_error(reterr, MT_ENOMEM, "out of memory to merge %zu bytes", n);
+        return MT_ENOMEM;
     }
     b->alloc = alloc;
     return 0;

@@ -70,7 +70,7 @@ static int scan_escape(struct scan *s, int32_t *ret_cp)
 
     s->at += 2;
     if (is_punctuation(c)) {
-        *ret_cp = c;
+        *ret_cp = (unsigned char)c;
         return 0;
     }
     if (c == 'r' || c == 'n' || c == 't' || c == 'f') {
@@ -111,7 +111,7 @@ static int scan_member(struct scan *s)
 {
     const char *p = s->text + s->at;
     size_t start = s->at, left = s->n - s->at;
-    int32_t low, high;
+    int32_t low = -1, high;
     bool dash = *p == '-';
 
     if (*p == '[' || (left > 1 && p[0] == '&' && p[1] == '&'))
@@ -236,7 +236,7 @@ static int scan_caseless(struct scan *s)
 
 static int scan_one(struct scan *s)
 {
-    int32_t cp;
+    int32_t cp = -1;
 
     if (s->caseless)
         return scan_caseless(s);

@@ -155,10 +155,12 @@ int vocab_load(struct tokenizer *t, const json_t *model, size_t file_len, struct
     const json_t *vocab = json_object_get(model, "vocab");
     int64_t max = -1;
 
-    if (!json_is_object(vocab) || json_object_size(vocab) == 0)
+    if (!json_is_object(vocab))
         return mt_error(reterr, MT_EINVAL, "model.vocab: expected an object of token to id");
     if (vocab_extent(vocab, &max, reterr))
         return MT_EINVAL;
+    if (max < 0)
+        return mt_error(reterr, MT_EINVAL, "model.vocab: expected tokens, found none");
     /* Added tokens follow the vocabulary; added_load() checks that they do, and makes room. */
     t->vocab = (uint32_t)max + 1;
     t->tokens = calloc(t->vocab, sizeof(*t->tokens));
