@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Size limits and banned words, over the C files that git knows.
 
-A file has at most 700 lines, a line 100 columns, a function 80 lines and a cyclomatic complexity of
-20 (decisions if, for, while, case, &&, ||, ?: plus one). It relies on the house style: a function's
-braces stand in column 0. Prints each breach as file:line; exits 1 if there is one.
+A file has at most 700 lines, a line 100 columns, a function 80 lines and, outside tests (where long
+lists of && are what is checked), a cyclomatic complexity of 20: decisions if, for, while, case, &&,
+||, ?: plus one. It relies on the house style: a function's braces stand in column 0. Prints each
+breach as file:line; exits 1 if there is one.
 """
 
 import re
@@ -71,7 +72,7 @@ def breaches(path, text):
         complexity = 1 + len(DECISION.findall(body))
         if last - first + 1 > MAX_FUNCTION:
             yield first + 1, f"function of {last - first + 1} lines, at most {MAX_FUNCTION}"
-        if complexity > MAX_COMPLEXITY:
+        if complexity > MAX_COMPLEXITY and not path.startswith("tests/"):
             yield first + 1, f"function of complexity {complexity}, at most {MAX_COMPLEXITY}"
     yield from banned_words(path, code)
 

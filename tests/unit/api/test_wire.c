@@ -103,9 +103,9 @@ static void random_map(struct wire_map *m, uint32_t *start, uint16_t *rank)
         uint16_t primary = (uint16_t)random_below(m->ranks);
         start[p] = n;
         rank[n++] = primary;
-        for (uint16_t r = 0; r < m->ranks; r++)
+        for (uint32_t r = 0; r < m->ranks; r++)
             if (r != primary && random_below(3) == 0)
-                rank[n++] = r;
+                rank[n++] = (uint16_t)r;
     }
     start[m->layers * m->experts] = n;
     m->start = start;
