@@ -74,7 +74,8 @@ static int fill(struct chat_template *c, const json_t *root, const char *jinja,
     if (jinja)
         text = jinja;
     c->present = text || json_array_size(json_object_get(root, "chat_template"));
-    c->known = text ? chat_known_find(text) : NULL;
+    if (text && chat_known_find(text, &c->known))
+        return mt_error(reterr, MT_ENOMEM, "chat_template: out of memory");
     return 0;
 }
 
@@ -90,8 +91,9 @@ static int parse(const char *json, size_t len, const char *name, const char *jin
         return mt_error(reterr, MT_ELIMIT, "%s: %zu bytes; expected at most %u", name, len,
                         CHAT_MAX_FILE);
     root = json_loadb(json, len, JSON_REJECT_DUPLICATES, &error);
-    if (!root)
-        return mt_error(reterr, MT_EINVAL, "%s: line %d: %s", name, error.line, error.text);
+    if (!root) /* jansson has no words for a failed allocation */
+        return mt_error(reterr, *error.text ? MT_EINVAL : MT_ENOMEM, "%s: line %d: %s", name,
+                        error.line, *error.text ? error.text : "out of memory");
     c = calloc(1, sizeof(*c));
     status = c ? fill(c, root, jinja, reterr) : mt_error(reterr, MT_ENOMEM, "out of memory");
     json_decref(root);

@@ -286,31 +286,45 @@ static const struct chat_known table[] = {
 
 /* --- finding ---------------------------------------------------------------------------------- */
 
-static bool same_template(const struct buf *normal, const char *known)
+/* Sets *ret to whether the text is that of `known`. */
+static int same_template(const struct buf *normal, const char *known, bool *ret)
 {
     struct buf other;
-    bool same;
+    int status;
 
     buf_init(&other, CHAT_MAX_TEMPLATE);
-    same = !chat_normalise(known, &other) && other.len == normal->len &&
-           !memcmp(other.data, normal->data, other.len);
+    status = chat_normalise(known, &other);
+    *ret = !status && other.len == normal->len && !memcmp(other.data, normal->data, other.len);
     buf_done(&other);
-    return same;
+    return status;
 }
 
-const struct chat_known *chat_known_find(const char *text)
+static int find_normal(const struct buf *normal, const struct chat_known **ret)
 {
-    const struct chat_known *found = NULL;
-    struct buf normal;
+    bool same = false;
+    int status = 0;
     size_t i;
 
+    for (i = 0; i < sizeof(table) / sizeof(table[0]) && !status && !same; i++) {
+        status = same_template(normal, table[i].text, &same);
+        if (same)
+            *ret = &table[i];
+    }
+    return status;
+}
+
+int chat_known_find(const char *text, const struct chat_known **ret)
+{
+    struct buf normal;
+    int status;
+
+    *ret = NULL;
     buf_init(&normal, CHAT_MAX_TEMPLATE);
-    if (!chat_normalise(text, &normal)) {
-        normal.len -= normal.len && normal.data[normal.len - 1] == '\n'; /* as Jinja drops it */
-        for (i = 0; i < sizeof(table) / sizeof(table[0]) && !found; i++)
-            if (same_template(&normal, table[i].text))
-                found = &table[i];
+    status = chat_normalise(text, &normal);
+    if (!status && normal.len) {
+        normal.len -= normal.data[normal.len - 1] == '\n'; /* as Jinja drops it */
+        status = find_normal(&normal, ret);
     }
     buf_done(&normal);
-    return found;
+    return status == MT_ELIMIT ? 0 : status; /* longer than any that we know */
 }

@@ -29,8 +29,9 @@ struct chat_known {
     bool needs_bos, needs_eos; /* tokenizer_config.json must have what the template inserts */
 };
 
-/* By the text of a template: equal but for white space inside {{ }} and {% %}. NULL: none. */
-const struct chat_known *chat_known_find(const char *text);
+/* By the text of a template: equal but for white space inside {{ }} and {% %}. *ret is NULL if we
+ * do not know it. Fails only for want of memory. */
+int chat_known_find(const char *text, const struct chat_known **ret);
 /* Appends the text in the form in which templates are compared. */
 int chat_normalise(const char *text, struct buf *out);
 

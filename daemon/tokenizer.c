@@ -72,8 +72,9 @@ int tokenizer_parse(const char *json, size_t len, const char *name, struct token
         return mt_error(reterr, MT_ELIMIT, "%s: %zu bytes; expected at most %u", name, len,
                         TOKENIZER_MAX_FILE);
     root = json_loadb(json, len, JSON_REJECT_DUPLICATES, &error);
-    if (!root)
-        return mt_error(reterr, MT_EINVAL, "%s: line %d: %s", name, error.line, error.text);
+    if (!root) /* jansson has no words for a failed allocation */
+        return mt_error(reterr, *error.text ? MT_EINVAL : MT_ENOMEM, "%s: line %d: %s", name,
+                        error.line, *error.text ? error.text : "out of memory");
     t = calloc(1, sizeof(*t));
     if (t)
         status = root_load(t, root, len, reterr);
