@@ -47,9 +47,9 @@ static void random_map(struct random_map *m)
             m->start[l * m->wire.experts + e] = n;
             m->rank[n++] = primary;
             m->holds[l][e][primary] = true;
-            for (uint16_t r = 0; r < m->wire.ranks; r++)
+            for (uint32_t r = 0; r < m->wire.ranks; r++)
                 if (r != primary && random_below(3) == 0) {
-                    m->rank[n++] = r;
+                    m->rank[n++] = (uint16_t)r;
                     m->holds[l][e][r] = true;
                 }
         }
