@@ -23,12 +23,13 @@
 /* Plain C is left to the compiler: forced into one function, its arrays of lanes take minutes to
  * compile with a sanitizer. */
 #if defined KERNELS_ISA_portable
-#define INLINE static inline __attribute__((unused))
+#define INLINE static __attribute__((unused))
 #else
 #define INLINE static inline __attribute__((always_inline, unused))
 #endif
-/* Before loops over registers, which must become straight code. */
-#if defined KERNELS_ISA_portable
+/* Before loops over registers, which must become straight code (but not under sanitizers, which
+ * watch every element of it). */
+#if defined KERNELS_ISA_portable || defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
 #define UNROLL
 #elif defined __clang__
 #define UNROLL _Pragma("unroll")
