@@ -191,7 +191,7 @@ static int find_expert(const struct loader *l, unsigned dtypes, uint32_t layer, 
 static int check_experts(struct loader *l, enum dtype *ret)
 {
     char names[EXPERT_PARTS][NAME_BYTES];
-    struct tensor parts[EXPERT_PARTS];
+    struct tensor parts[EXPERT_PARTS] = {0};
     unsigned dtypes = TENSORS_ANY;
 
     for (uint32_t layer = 0; layer < l->c->layers; layer++)
