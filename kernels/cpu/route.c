@@ -69,8 +69,8 @@ static void drop_groups(const float *choice, bool *taken, const struct router *r
     }
     for (uint32_t i = 0; i < r->topk_groups; i++)
         kept[best_free(score, kept, r->groups)] = true;
-    for (uint32_t e = 0; e < r->experts; e++)
-        taken[e] = !kept[e / size];
+    for (uint32_t g = 0; g < r->groups; g++)
+        memset(taken + g * size, !kept[g], size * sizeof *taken);
 }
 
 static void route_row(const struct router *r, int32_t *ids, float *weights, const float *logits)
