@@ -19,7 +19,8 @@
 static void reply(const void *bytes, size_t n)
 {
     printf("ok %zu\n", n);
-    fwrite(bytes, 1, n, stdout);
+    if (n) /* bytes may be NULL */
+        fwrite(bytes, 1, n, stdout);
 }
 
 static int encode(const struct tokenizer *t, unsigned flags, const char *text, size_t n,
