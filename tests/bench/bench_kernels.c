@@ -14,7 +14,7 @@
 #include "kernels/kernels.h"
 
 #define COLD_BYTES ((size_t)1 << 30) /* a layer of OLMoE is 805 MB */
-#define REPEATS 7
+#define REPEATS 12
 
 struct ceilings {
     double read;  /* GB/s */
@@ -41,8 +41,6 @@ static double now(void)
 
 /* --- ceilings --------------------------------------------------------------------------------- */
 
-typedef float lanes __attribute__((vector_size(32), aligned(4)));
-
 struct share {
     pthread_t id;
     const char *from;
@@ -51,62 +49,66 @@ struct share {
     float sink;
 };
 
+/* Eight independent sums: arrays of them would live in memory. */
 static void *read_share(void *argument)
 {
     struct share *s = argument;
-    const lanes *v = (const lanes *)(const void *)s->from;
-    lanes sum[4] = {{0}};
+    const uint64_t *v = (const uint64_t *)(const void *)s->from, *end = v + s->bytes / 8;
+    uint64_t a = 0, b = 0, c = 0, d = 0, e = 0, f = 0, g = 0, h = 0;
 
     pthread_barrier_wait(s->start);
-    for (size_t i = 0; i + 4 <= s->bytes / sizeof *v; i += 4) {
-        for (int j = 0; j < 4; j++)
-            sum[j] += v[i + j];
+    for (; v < end; v += 8) {
+        a += v[0];
+        b += v[1];
+        c += v[2];
+        d += v[3];
+        e += v[4];
+        f += v[5];
+        g += v[6];
+        h += v[7];
     }
-    s->sink = sum[0][0] + sum[1][0] + sum[2][0] + sum[3][0];
+    s->sink = (float)(a + b + c + d + e + f + g + h);
     return NULL;
 }
 
 #if defined __x86_64__
 #include <immintrin.h>
-#define FMA_LOOPS 240000000u
+#define FMA_LOOPS 60000000u /* multiply-adds of a thread */
+#define TWELVE(M) M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11)
 
+/* x += x * x in twelve registers, kept apart by assembly that the compiler cannot see through. */
 __attribute__((target("avx2,fma"))) static void *fma_avx2(void *argument)
 {
     struct share *s = argument;
-    __m256 sum[12], a = _mm256_set1_ps(1e-9f);
+#define DECLARE(n) __m256 x##n = _mm256_set1_ps(1e-9f * n);
+#define STEP(n) __asm__ volatile("vfmadd231ps %0, %0, %0" : "+x"(x##n));
+#define SUM(n) s->sink += _mm256_cvtss_f32(x##n);
+    TWELVE(DECLARE)
 
-    for (int j = 0; j < 12; j++)
-        sum[j] = _mm256_set1_ps((float)j);
     pthread_barrier_wait(s->start);
     for (uint32_t i = 0; i < FMA_LOOPS / 12; i++) {
-#pragma GCC unroll 12
-        for (int j = 0; j < 12; j++)
-            sum[j] = _mm256_fmadd_ps(a, a, sum[j]);
-        __asm__ volatile("" ::: "memory");
+        TWELVE(STEP)
     }
-    for (int j = 1; j < 12; j++)
-        sum[0] = _mm256_add_ps(sum[0], sum[j]);
-    s->sink = _mm256_cvtss_f32(sum[0]);
+    TWELVE(SUM)
     return NULL;
+#undef DECLARE
 }
 
 __attribute__((target("avx512f"))) static void *fma_avx512(void *argument)
 {
     struct share *s = argument;
-    __m512 sum[12], a = _mm512_set1_ps(1e-9f);
+#define DECLARE(n) __m512 x##n = _mm512_set1_ps(1e-9f * n);
+#undef STEP
+#define STEP(n) __asm__ volatile("vfmadd231ps %0, %0, %0" : "+v"(x##n));
+#undef SUM
+#define SUM(n) s->sink += _mm512_cvtss_f32(x##n);
+    TWELVE(DECLARE)
 
-    for (int j = 0; j < 12; j++)
-        sum[j] = _mm512_set1_ps((float)j);
     pthread_barrier_wait(s->start);
     for (uint32_t i = 0; i < FMA_LOOPS / 12; i++) {
-#pragma GCC unroll 12
-        for (int j = 0; j < 12; j++)
-            sum[j] = _mm512_fmadd_ps(a, a, sum[j]);
-        __asm__ volatile("" ::: "memory");
+        TWELVE(STEP)
     }
-    for (int j = 1; j < 12; j++)
-        sum[0] = _mm512_add_ps(sum[0], sum[j]);
-    s->sink = _mm512_cvtss_f32(sum[0]);
+    TWELVE(SUM)
     return NULL;
 }
 #endif
