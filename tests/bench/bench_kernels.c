@@ -80,7 +80,7 @@ static void *read_share(void *argument)
 __attribute__((target("avx2,fma"))) static void *fma_avx2(void *argument)
 {
     struct share *s = argument;
-#define DECLARE(n) __m256 x##n = _mm256_set1_ps(1e-9f * n);
+#define DECLARE(n) __m256 x##n = _mm256_set1_ps(1e-9f * (n));
 #define STEP(n) __asm__ volatile("vfmadd231ps %0, %0, %0" : "+x"(x##n));
 #define SUM(n) s->sink += _mm256_cvtss_f32(x##n);
     TWELVE(DECLARE)
@@ -97,7 +97,7 @@ __attribute__((target("avx2,fma"))) static void *fma_avx2(void *argument)
 __attribute__((target("avx512f"))) static void *fma_avx512(void *argument)
 {
     struct share *s = argument;
-#define DECLARE(n) __m512 x##n = _mm512_set1_ps(1e-9f * n);
+#define DECLARE(n) __m512 x##n = _mm512_set1_ps(1e-9f * (n));
 #undef STEP
 #define STEP(n) __asm__ volatile("vfmadd231ps %0, %0, %0" : "+v"(x##n));
 #undef SUM
