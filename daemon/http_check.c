@@ -8,9 +8,12 @@
 
 #include "daemon/http_impl.h"
 
+#define TOKEN_CHARS "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
 struct framing {
-    unsigned lengths, encodings; /* header lines */
-    bool chunked;                /* the one encoding is "chunked" */
+    unsigned lengths, encodings, hosts; /* header lines */
+    bool bad_name;
+    bool chunked; /* the one encoding is "chunked" */
     bool bad_length;
     unsigned long long length;
 };
@@ -25,13 +28,35 @@ static bool parse_length(const char *text, unsigned long long *ret)
     return true;
 }
 
+/* "Content-Length : 3" is another header to libmicrohttpd, and of a folded line it puts the rest
+ * behind the *name*: both are framing to others. */
+static bool name_ok(const char *name)
+{
+    static const char *const FRAMING[] = {MHD_HTTP_HEADER_CONTENT_LENGTH,
+                                          MHD_HTTP_HEADER_TRANSFER_ENCODING};
+
+    if (!*name || name[strspn(name, TOKEN_CHARS)])
+        return false;
+    for (size_t i = 0; i < sizeof FRAMING / sizeof *FRAMING; i++) {
+        size_t n = strlen(FRAMING[i]);
+
+        if (!strncasecmp(name, FRAMING[i], n) && name[n])
+            return false;
+    }
+    return true;
+}
+
 static enum MHD_Result see_header(void *arg, enum MHD_ValueKind kind, const char *name,
                                   const char *value)
 {
     struct framing *f = arg;
 
     (void)kind;
-    if (!strcasecmp(name, MHD_HTTP_HEADER_CONTENT_LENGTH)) {
+    if (!name_ok(name)) {
+        f->bad_name = true;
+    } else if (!strcasecmp(name, MHD_HTTP_HEADER_HOST)) {
+        f->hosts++;
+    } else if (!strcasecmp(name, MHD_HTTP_HEADER_CONTENT_LENGTH)) {
         f->lengths++;
         if (!parse_length(value, &f->length))
             f->bad_length = true;
@@ -54,6 +79,10 @@ int http_check(struct exchange *x, const char *version, const char **ret_why)
     size_t len = strlen(x->path);
 
     MHD_get_connection_values(x->mhd, MHD_HEADER_KIND, see_header, &f);
+    if (f.bad_name)
+        return refuse(ret_why, 400, "a malformed or folded header line");
+    if (f.hosts > 1)
+        return refuse(ret_why, 400, "more than one Host header");
     if (f.lengths > 1)
         return refuse(ret_why, 400, "more than one Content-Length header");
     if (f.lengths && f.encodings)
