@@ -161,28 +161,42 @@ struct tokens {
     size_t n;
 };
 
+/* No more than `longest` ids are made, so that a hopeless text does not hold up its thread. */
 static bool encode(const struct routes *routes, const char *text, size_t len, unsigned flags,
-                   const char *param, struct tokens *ret, struct problem *p)
+                   uint32_t longest, const char *param, struct tokens *ret, struct problem *p)
 {
     struct mt_err err;
+    int status;
 
     if (!routes->tokenizer)
         return problem_param(p, param, "This model has no tokenizer; send token ids as 'prompt'.");
-    if (tokenizer_encode(routes->tokenizer, text, len, flags, SIZE_MAX / 8, &ret->ids, &ret->n,
-                         &err))
-        return err.status == MT_ENOMEM ? problem_from(p, &err)
-                                       : problem_param(p, param, "%s", err.text);
-    return true;
+    status =
+        tokenizer_encode(routes->tokenizer, text, len, flags, longest, &ret->ids, &ret->n, &err);
+    if (status == MT_ENOMEM)
+        return problem_from(p, &err);
+    if (status && status != MT_ELIMIT)
+        return problem_param(p, param, "%s", err.text);
+    if (status) {
+        problem_param(p, param,
+                      "This model's maximum context length is %" PRIu32 " tokens. However, your %s "
+                      "longer: %s. Please reduce the length of the %s.",
+                      longest, strcmp(param, "prompt") ? "messages are" : "prompt is", err.text,
+                      param);
+        p->code = "context_length_exceeded";
+    }
+    return !status;
 }
 
 static bool prompt_tokens(const struct routes *routes, const struct call *call,
-                          struct prompt *prompt, uint32_t vocab, struct tokens *ret,
-                          struct problem *p)
+                          struct prompt *prompt, const struct engine_status *status,
+                          struct tokens *ret, struct problem *p)
 {
+    uint32_t vocab = status->facts.vocab;
+
     if (prompt->text)
         return encode(routes, prompt->text, prompt->len,
                       TOKENIZER_PARSE_SPECIAL | (call->add_special ? TOKENIZER_ADD_SPECIAL : 0),
-                      "prompt", ret, p);
+                      status->facts.max_positions, "prompt", ret, p);
     for (size_t i = 0; i < prompt->n_ids; i++)
         if ((uint32_t)prompt->ids[i] >= vocab)
             return problem_param(p, "prompt",
@@ -195,8 +209,8 @@ static bool prompt_tokens(const struct routes *routes, const struct call *call,
     return true;
 }
 
-static bool chat_tokens(const struct routes *routes, const struct call *call, struct tokens *ret,
-                        struct problem *p)
+static bool chat_tokens(const struct routes *routes, const struct call *call, uint32_t longest,
+                        struct tokens *ret, struct problem *p)
 {
     struct buf text;
     struct mt_err err = {.status = MT_EUNSUPPORTED, .text = "this model has no chat template"};
@@ -211,7 +225,7 @@ static bool chat_tokens(const struct routes *routes, const struct call *call, st
         problem_param(p, "messages", "%s", err.text);
     else
         ok = encode(routes, text.data ? (const char *)text.data : "", text.len,
-                    TOKENIZER_PARSE_SPECIAL, "messages", ret, p);
+                    TOKENIZER_PARSE_SPECIAL, longest, "messages", ret, p);
     buf_done(&text);
     return ok;
 }
@@ -301,8 +315,8 @@ static bool make_request(const struct engine_status *status, const struct call *
     struct request_params params = call->params;
     struct tokens tokens = {0};
     struct mt_err err;
-    bool ok = call->chat ? chat_tokens(routes, call, &tokens, p)
-                         : prompt_tokens(routes, call, prompt, status->facts.vocab, &tokens, p);
+    bool ok = call->chat ? chat_tokens(routes, call, status->facts.max_positions, &tokens, p)
+                         : prompt_tokens(routes, call, prompt, status, &tokens, p);
 
     ok = ok && fit_tokens(call, tokens.n, status->facts.max_positions, &params, p);
     params.deadline_ms = routes->deadline_ms;

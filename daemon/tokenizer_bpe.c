@@ -112,6 +112,8 @@ int bpe_encode(const struct tokenizer *t, struct bpe *b, const uint8_t *text, si
         return ids_push(ids, t->byte_id[text[0]], reterr);
     if (t->ignore_merges && (id = vocab_find(t, text, n)) >= 0)
         return ids_push(ids, id, reterr);
+    if (n / t->longest > ids->max - ids->n) /* sure to be too many: do not merge megabytes first */
+        return ids_too_many(ids, reterr);
     if (bpe_reserve(b, n, reterr))
         return MT_ENOMEM;
     for (i = 0; i < (int32_t)n; i++)

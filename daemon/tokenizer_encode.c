@@ -20,13 +20,18 @@ struct stretch {
     size_t n;
 };
 
+int ids_too_many(const struct ids *ids, struct mt_err *reterr)
+{
+    return mt_error(reterr, MT_ELIMIT, "the text has more than %zu tokens", ids->max);
+}
+
 int ids_push(struct ids *ids, int32_t id, struct mt_err *reterr)
 {
     size_t alloc = ids->alloc ? 2 * ids->alloc : 64;
     int32_t *data;
 
     if (ids->n == ids->max)
-        return mt_error(reterr, MT_ELIMIT, "the text has more than %zu tokens", ids->max);
+        return ids_too_many(ids, reterr);
     if (ids->n == ids->alloc) {
         data = realloc(ids->data, alloc * sizeof(*data));
         if (!data)

@@ -64,6 +64,7 @@ struct tokenizer {
     uint32_t vocab;
     uint32_t *by_bytes; /* hash of the byte-level tokens: id + 1, 0 empty; [by_bytes_mask + 1] */
     size_t by_bytes_mask;
+    size_t longest;       /* bytes of the longest byte-level token */
     struct merge *merges; /* hash; [merges_mask + 1] */
     size_t merges_mask;
     int32_t *merged; /* [n_merges]: rank -> id */
@@ -88,6 +89,7 @@ struct ids {
 };
 
 int ids_push(struct ids *ids, int32_t id, struct mt_err *reterr);
+int ids_too_many(const struct ids *ids, struct mt_err *reterr); /* MT_ELIMIT */
 
 /* --- tokenizer_vocab.c --- */
 int vocab_load(struct tokenizer *t, const json_t *model, size_t file_len, struct mt_err *reterr);

@@ -110,8 +110,11 @@ static int vocab_index(struct tokenizer *t, size_t n, struct mt_err *reterr)
     for (id = 0; id < t->vocab; id++) {
         const struct token *token = &t->tokens[id];
 
-        if (token->flags & TOKEN_BYTE_LEVEL)
-            t->by_bytes[bytes_slot(t, t->bytes + token->at, token->len)] = id + 1;
+        if (!(token->flags & TOKEN_BYTE_LEVEL))
+            continue;
+        t->by_bytes[bytes_slot(t, t->bytes + token->at, token->len)] = id + 1;
+        if (token->len > t->longest)
+            t->longest = token->len;
     }
     return 0;
 }

@@ -355,7 +355,8 @@ static void test_errors(void **state)
     memcpy(body + 11 + FAKE_POSITIONS + 1, "\"}", 3);
     body[11 + FAKE_POSITIONS] = 'a';
     site_check_error("/v1/completions", body, 400, "prompt", "context_length_exceeded",
-                     "your prompt has 4097 tokens.");
+                     "4096 tokens. However, your prompt is longer: the text has more than 4096 "
+                     "tokens. Please");
     fd = web_open(site.port);
     web_puts(fd, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: "
                  "text/xml\r\nContent-Length: 3\r\n\r\n<a>");

@@ -149,7 +149,7 @@ static void test_limits(void **state)
     struct tokenizer *t = bundled();
     int32_t *ids = NULL;
     struct mt_err err = {0};
-    size_t i, n = 7;
+    size_t i, n = 7, exact = 0;
     char *big;
 
     (void)state;
@@ -173,6 +173,13 @@ static void test_limits(void **state)
     memset(big, ' ', 1 << 20);
     assert_int_equal(tokenizer_encode(t, big, 1 << 20, 0, 1 << 20, &ids, &n, &err), 0);
     free(ids);
+    /* A limit is found out before the merging, but never too early. */
+    assert_int_equal(tokenizer_encode(t, big, 1 << 20, 0, n, &ids, &exact, &err), 0);
+    assert_int_equal(exact, n);
+    free(ids);
+    assert_int_equal(tokenizer_encode(t, big, 1 << 20, 0, n - 1, &ids, &exact, &err), MT_ELIMIT);
+    assert_int_equal(tokenizer_encode(t, big, 1 << 20, 0, 2, &ids, &exact, &err), MT_ELIMIT);
+    assert_non_null(strstr(err.text, "more than 2 tokens"));
     free(big);
     assert_int_equal(tokenizer_encode(t, "", 0, 0, 0, &ids, &n, &err), 0);
     assert_int_equal(n, 0);
