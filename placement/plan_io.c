@@ -1,10 +1,13 @@
 /* The placement file: JSON, checked field by field. */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "placement/plan.h"
 
@@ -170,15 +173,34 @@ int plan_parse(const char *bytes, size_t len, const char *name, struct plan *ret
     return rc;
 }
 
+/* Never waits for the other end of a FIFO. */
+static int open_regular(const char *path, FILE **ret, struct mt_err *reterr)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), rc;
+    struct stat st;
+
+    if (fd < 0 || fstat(fd, &st))
+        rc = mt_error(reterr, MT_EIO, "%s: %s", path, strerror(errno));
+    else if (!S_ISREG(st.st_mode))
+        rc = mt_error(reterr, MT_EIO, "%s: expected a regular file", path);
+    else if (!(*ret = fdopen(fd, "r")))
+        rc = mt_error(reterr, MT_ENOMEM, "%s: %s", path, strerror(errno));
+    else
+        return 0;
+    if (fd >= 0)
+        close(fd);
+    return rc;
+}
+
 int plan_read(const char *path, struct plan *ret, struct mt_err *reterr)
 {
-    FILE *in = fopen(path, "re");
+    FILE *in;
     size_t len = 0, alloc = 0;
     char *bytes = NULL;
-    int rc = 0;
+    int rc = open_regular(path, &in, reterr);
 
-    if (!in)
-        return mt_error(reterr, MT_EIO, "%s: %s", path, strerror(errno));
+    if (rc)
+        return rc;
     do {
         if (len == alloc) {
             char *more = realloc(bytes, alloc = alloc ? alloc * 2 : 1 << 16);

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "placement/plan.h"
@@ -188,7 +189,10 @@ static void test_files(void **unused)
     assert_int_equal(plan_read(path, &q, &err), MT_EIO);
     assert_non_null(strstr(err.text, path));
     assert_int_equal(plan_read("/tmp", &q, &err), MT_EIO);
-    assert_string_equal(err.text, "/tmp: Is a directory");
+    assert_string_equal(err.text, "/tmp: expected a regular file");
+    assert_int_equal(mkfifo(path, 0600), 0);
+    assert_int_equal(plan_read(path, &q, &err), MT_EIO); /* does not wait for a writer */
+    unlink(path);
     out = fopen("/dev/full", "w");
     assert_non_null(out);
     assert_int_equal(plan_contiguous(1, 1, 1, &p, &err), 0);
