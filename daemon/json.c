@@ -44,6 +44,10 @@ int json_read(const uint8_t *bytes, size_t len, unsigned max_depth, json_t **ret
     if (!len)
         return mt_error(reterr, MT_EINVAL, "expected a JSON object, found an empty body");
     root = json_loadb((const char *)bytes, len, JSON_REJECT_DUPLICATES, &error);
+    if (!root && json_error_code(&error) == json_error_null_character)
+        return mt_error(reterr, MT_EINVAL,
+                        "line %d, column %d: the character \\u0000 is not supported", error.line,
+                        error.column);
     if (!root)
         return mt_error(reterr, MT_EINVAL, "malformed JSON at line %d, column %d: %s", error.line,
                         error.column, error.text);

@@ -85,7 +85,7 @@ static bool wrong_value(struct problem *p, const struct field *f, const json_t *
     if (json_is_integer(found))
         snprintf(text, sizeof text, "%" JSON_INTEGER_FORMAT, json_integer_value(found));
     else
-        snprintf(text, sizeof text, "%g", json_real_value(found));
+        snprintf(text, sizeof text, "%.15g", json_real_value(found));
     return problem_param(
         p, f->name, "Invalid value for '%s': expected %s from %.15g to %.15g, but got %s instead.",
         f->name, f->type == FIELD_INTEGER ? "an integer" : "a number", f->min, f->max, text);
@@ -293,9 +293,11 @@ static bool set_fields(const struct value v[FIELDS], const struct limits *limits
     c->return_token_ids = v[RETURN_TOKEN_IDS].flag;
     c->add_special = !v[ADD_SPECIAL].given || v[ADD_SPECIAL].flag;
     c->no_generation_prompt = v[ADD_GENERATION_PROMPT].given && !v[ADD_GENERATION_PROMPT].flag;
-    if (v[TOP_P].given && v[TOP_P].number <= 0)
-        return problem_param(
-            p, "top_p", "Invalid value for 'top_p': expected a number above 0, but got 0 instead.");
+    if (v[TOP_P].given && (float)v[TOP_P].number <= 0)
+        return problem_param(p, "top_p",
+                             "Invalid value for 'top_p': expected a number above 0, but got %.15g "
+                             "instead.",
+                             v[TOP_P].number);
     set_sampling(v, &c->params);
     return set_max_tokens(v, c, p) && set_choices(v, limits, c, p) && set_logprobs(v, limits, c, p);
 }
