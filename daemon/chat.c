@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/file.h"
 #include "daemon/chat_known.h"
-#include "daemon/file.h"
 
 #define CHAT_MAX_FILE (16u << 20)
 

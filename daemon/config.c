@@ -4,9 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/file.h"
 #include "api/version.h"
 #include "api/wire.h"
-#include "daemon/file.h"
 #include "daemon/request.h"
 
 #define MAX_FILE (1u << 20)

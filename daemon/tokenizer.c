@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/file.h"
+#include "api/file.h"
 #include "daemon/tokenizer_private.h"
 
 static int refuse_set(const json_t *model, const char *name, struct mt_err *reterr)

@@ -1,14 +1,12 @@
 /* The placement file: JSON, checked field by field. */
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
+#include "api/file.h"
 #include "placement/plan.h"
 
 static const char *const TYPE_NAMES[] = {
@@ -173,51 +171,15 @@ int plan_parse(const char *bytes, size_t len, const char *name, struct plan *ret
     return rc;
 }
 
-/* Never waits for the other end of a FIFO. */
-static int open_regular(const char *path, FILE **ret, struct mt_err *reterr)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), rc;
-    struct stat st;
-
-    if (fd < 0 || fstat(fd, &st))
-        rc = mt_error(reterr, MT_EIO, "%s: %s", path, strerror(errno));
-    else if (!S_ISREG(st.st_mode))
-        rc = mt_error(reterr, MT_EIO, "%s: expected a regular file", path);
-    else if (!(*ret = fdopen(fd, "r")))
-        rc = mt_error(reterr, MT_ENOMEM, "%s: %s", path, strerror(errno));
-    else
-        return 0;
-    if (fd >= 0)
-        close(fd);
-    return rc;
-}
-
 int plan_read(const char *path, struct plan *ret, struct mt_err *reterr)
 {
-    FILE *in;
-    size_t len = 0, alloc = 0;
-    char *bytes = NULL;
-    int rc = open_regular(path, &in, reterr);
+    size_t len;
+    char *bytes;
+    int rc = file_read(path, PLAN_MAX_FILE, &bytes, &len, reterr);
 
     if (rc)
         return rc;
-    do {
-        if (len == alloc) {
-            char *more = realloc(bytes, alloc = alloc ? alloc * 2 : 1 << 16);
-
-            if (!more) {
-                rc = mt_error(reterr, MT_ENOMEM, "%s: no memory for %zu bytes", path, alloc);
-                break;
-            }
-            bytes = more;
-        }
-        len += fread(bytes + len, 1, alloc - len, in);
-    } while (!feof(in) && !ferror(in) && len <= PLAN_MAX_FILE);
-    if (!rc && ferror(in))
-        rc = mt_error(reterr, MT_EIO, "%s: %s", path, strerror(errno));
-    fclose(in);
-    if (!rc)
-        rc = plan_parse(bytes, len, path, ret, reterr);
+    rc = plan_parse(bytes, len, path, ret, reterr);
     free(bytes);
     return rc;
 }

@@ -1,14 +1,12 @@
 #include "worker/fields.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <jansson.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
+
+#include "api/file.h"
 
 #define MESSAGE_BYTES 256
 
@@ -34,49 +32,11 @@ int fields_parse(const char *json, size_t len, const char *name, json_t **ret,
     return 0;
 }
 
-/* The whole of a regular file; *ret is the caller's to free. */
-static int read_file(const char *path, char **ret, size_t *ret_len, struct mt_err *reterr)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    struct stat st;
-    char *bytes;
-    size_t len = 0;
-    ssize_t n = 1;
-
-    if (fd < 0)
-        return mt_error(reterr, errno == ENOENT ? MT_ENOTFOUND : MT_EIO, "%s: %s", path,
-                        strerror(errno));
-    if (fstat(fd, &st) || !S_ISREG(st.st_mode) || st.st_size > FIELDS_MAX_FILE) {
-        close(fd);
-        return mt_error(reterr, MT_EINVAL, "%s: expected a file of at most %u bytes", path,
-                        FIELDS_MAX_FILE);
-    }
-    bytes = malloc((size_t)st.st_size + 1);
-    while (bytes && n > 0 && len < (size_t)st.st_size) {
-        n = read(fd, bytes + len, (size_t)st.st_size - len);
-        if (n > 0)
-            len += (size_t)n;
-        else if (n < 0 && errno == EINTR)
-            n = 1;
-    }
-    if (!bytes || n < 0) {
-        int rc = bytes ? mt_error(reterr, MT_EIO, "%s: %s", path, strerror(errno))
-                       : mt_error(reterr, MT_ENOMEM, "%s: no memory to read it", path);
-        free(bytes);
-        close(fd);
-        return rc;
-    }
-    close(fd);
-    *ret = bytes;
-    *ret_len = len;
-    return 0;
-}
-
 int fields_read(const char *path, json_t **ret, struct mt_err *reterr)
 {
-    char *bytes = NULL;
-    size_t len = 0;
-    int rc = read_file(path, &bytes, &len, reterr);
+    char *bytes;
+    size_t len;
+    int rc = file_read(path, FIELDS_MAX_FILE, &bytes, &len, reterr);
 
     if (rc)
         return rc;

@@ -9,8 +9,8 @@
 
 #include <cmocka.h>
 
+#include "api/file.h"
 #include "daemon/chat.h"
-#include "daemon/file.h"
 #include "daemon/tokenizer.h"
 
 #define SMALL "tests/fuzz/corpus/tokenizer/split"

@@ -186,12 +186,12 @@ static void test_files(void **unused)
     plan_done(&p);
     plan_done(&q);
     unlink(path);
-    assert_int_equal(plan_read(path, &q, &err), MT_EIO);
+    assert_int_equal(plan_read(path, &q, &err), MT_ENOTFOUND);
     assert_non_null(strstr(err.text, path));
-    assert_int_equal(plan_read("/tmp", &q, &err), MT_EIO);
+    assert_int_equal(plan_read("/tmp", &q, &err), MT_EINVAL);
     assert_string_equal(err.text, "/tmp: expected a regular file");
     assert_int_equal(mkfifo(path, 0600), 0);
-    assert_int_equal(plan_read(path, &q, &err), MT_EIO); /* does not wait for a writer */
+    assert_int_equal(plan_read(path, &q, &err), MT_EINVAL); /* does not wait for a writer */
     unlink(path);
     out = fopen("/dev/full", "w");
     assert_non_null(out);
