@@ -1,5 +1,6 @@
 /* The batcher against simulated ranks (fake_ranks.c), which check every step: random shapes,
- * requests, cancellations and stops; each sequence must get exactly the tokens of the oracle. */
+ * requests, priorities, shared prefixes, cancellations, stops and deaths of the job; each sequence
+ * must get exactly the tokens of the oracle. Pools are small, so that many are preempted. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -39,7 +40,8 @@ struct flow {
 
 struct load { /* one request */
     int32_t prompt[MAX_PROMPT];
-    uint32_t n_prompt, new_tokens, n_choices, home, n_done;
+    uint32_t n_prompt, new_tokens, n_choices, n_done;
+    uint64_t order;
     int32_t n_logprobs;
     bool prompt_logprobs, cancelled, added;
     uint64_t seed;
@@ -53,7 +55,7 @@ struct world {
     struct wire_step step;
     struct load loads[MAX_REQUESTS];
     uint32_t n_loads, next, n_done;
-    uint64_t fed, steps;
+    uint64_t steps, deaths;
 };
 
 static bool is_stop(int32_t token)
@@ -122,27 +124,13 @@ static void on_event(void *user, const struct batcher_event *e)
     }
 }
 
-static void make_load(struct world *w, struct load *l)
+/* What its choices will get. */
+static void foretell(struct world *w, struct load *l)
 {
     int32_t history[MAX_PROMPT + MAX_NEW];
-    uint32_t i, c, max_tokens;
     struct flow *f;
+    uint32_t c, i;
 
-    l->n_prompt = 1 + rnd(rnd(2) ? 8 : MAX_PROMPT);
-    l->seed = rnd(1000);
-    l->n_choices = 1 + (rnd(3) ? 0 : rnd(MAX_CHOICES));
-    l->n_logprobs = (int32_t)rnd(4) - 1;
-    l->prompt_logprobs = rnd(4) == 0;
-    for (i = 0; i < l->n_prompt; i++)
-        l->prompt[i] = (int32_t)rnd(FAKE_VOCAB);
-    max_tokens = l->prompt_logprobs && l->n_prompt > 1 && rnd(3) == 0 ? 0 : 1 + rnd(MAX_NEW);
-    if (!max_tokens)
-        l->n_choices = 1;
-    while (batcher_check(&w->shape, l->n_prompt, max_tokens, &l->new_tokens, NULL))
-        l->n_prompt--;
-    if (!l->new_tokens && l->n_prompt < 2)
-        l->new_tokens = 1;
-    assert_true(l->new_tokens <= MAX_NEW);
     memcpy(history, l->prompt, l->n_prompt * sizeof(*history));
     for (c = 0; c < l->n_choices; c++) {
         f = &l->flows[c];
@@ -156,20 +144,59 @@ static void make_load(struct world *w, struct load *l)
     }
 }
 
+static void make_load(struct world *w, struct load *l)
+{
+    uint32_t i, max_tokens, same;
+
+    l->n_prompt = 1 + rnd(rnd(2) ? 8 : MAX_PROMPT);
+    l->seed = rnd(1000);
+    l->n_choices = 1 + (rnd(3) ? 0 : rnd(MAX_CHOICES));
+    l->n_logprobs = (int32_t)rnd(4) - 1;
+    l->prompt_logprobs = rnd(4) == 0;
+    l->order = rnd(3);
+    same = rnd(3) ? rnd(l->n_prompt + 1) : 0; /* as far as others have begun, too */
+    for (i = 0; i < l->n_prompt; i++)
+        l->prompt[i] = i < same ? (int32_t)(i * 7 % FAKE_VOCAB) : (int32_t)rnd(FAKE_VOCAB);
+    max_tokens = l->prompt_logprobs && l->n_prompt > 1 && rnd(3) == 0 ? 0 : 1 + rnd(MAX_NEW);
+    if (!max_tokens)
+        l->n_choices = 1;
+    while (batcher_check(&w->shape, l->n_prompt, max_tokens, &l->new_tokens, NULL))
+        l->n_prompt--;
+    if (!l->new_tokens && l->n_prompt < 2)
+        l->new_tokens = 1;
+    assert_true(l->new_tokens <= MAX_NEW);
+    foretell(w, l);
+}
+
+static struct batcher_spec spec_of(const struct load *l)
+{
+    return (struct batcher_spec){.prompt = l->prompt,
+                                 .n_prompt = l->n_prompt,
+                                 .new_tokens = l->new_tokens,
+                                 .order = l->order,
+                                 .n_logprobs = l->n_logprobs,
+                                 .prompt_logprobs = l->prompt_logprobs};
+}
+
+static bool room_for(const struct world *w, const struct load *l)
+{
+    const struct batcher_spec spec = spec_of(l);
+
+    return batcher_room(w->batcher, &spec);
+}
+
 static void add_load(struct world *w, struct load *l)
 {
-    struct batcher_spec spec = {.prompt = l->prompt,
-                                .n_prompt = l->n_prompt,
-                                .new_tokens = l->new_tokens,
-                                .home = l->home,
-                                .n_logprobs = l->n_logprobs};
+    struct batcher_spec spec = spec_of(l);
+    struct sequence *sibling = NULL;
     uint32_t c;
 
     for (c = 0; c < l->n_choices; c++) {
         spec.prompt_logprobs = l->prompt_logprobs && c == 0;
         spec.sampling = (struct wire_admit){.seed = l->seed, .choice = c};
         spec.user = &l->flows[c];
-        assert_int_equal(batcher_add(w->batcher, &spec, &l->flows[c].seq, NULL), 0);
+        assert_int_equal(batcher_add(w->batcher, &spec, sibling, &l->flows[c].seq, NULL), 0);
+        sibling = l->flows[c].seq;
     }
     l->added = true;
 }
@@ -192,39 +219,67 @@ static void check_counts(const struct world *w)
     struct batcher_counts counts;
 
     batcher_count(w->batcher, &counts);
-    assert_true(counts.blocks_taken <= counts.blocks_total);
+    assert_true(counts.blocks_held + counts.blocks_cached <= counts.blocks_total);
     assert_int_equal(batcher_unanswered(w->batcher) <= WIRE_MAX_AHEAD, 1);
 }
 
-/* Runs all loads to their end; every step feeds at least one token, so the bound on steps is a
- * bound on starvation. */
-static void run_world(struct world *w, bool cancels)
+/* The job is gone, at any moment; the next may have other pools, if they are large enough. */
+static void die(struct world *w)
+{
+    uint32_t r;
+
+    fake_ranks_free(w->ranks);
+    if (rnd(2))
+        batcher_stop(w->batcher);
+    for (r = 0; r < w->shape.ranks; r++)
+        w->shape.rank[r].kv_blocks += rnd(2);
+    assert_int_equal(batcher_start(w->batcher, &w->shape, NULL), 0);
+    assert_int_equal(batcher_unanswered(w->batcher), 0);
+    w->ranks = fake_ranks_new(&w->shape);
+    w->deaths++;
+}
+
+/* Every step feeds at least one token, so the bound on steps is a bound on starvation. Whoever is
+ * preempted, or dies with the job, is fed anew. */
+static uint64_t step_bound(const struct world *w)
+{
+    struct batcher_counts counts;
+    uint64_t bound = 0;
+    uint32_t i;
+
+    for (i = 0; i < w->n_loads; i++)
+        bound += (w->loads[i].n_prompt + w->loads[i].new_tokens + 2) * w->loads[i].n_choices;
+    batcher_count(w->batcher, &counts);
+    return bound * (1 + w->deaths) + counts.preemptions * (w->shape.max_positions + 2);
+}
+
+/* Runs all loads to their end. */
+static void run_world(struct world *w, bool cancels, bool deaths)
 {
     struct batcher_counts counts;
     uint32_t flows = 0, i;
-    uint64_t bound = 0;
     bool built;
 
-    for (i = 0; i < w->n_loads; i++) {
+    for (i = 0; i < w->n_loads; i++)
         flows += w->loads[i].n_choices;
-        bound += (w->loads[i].n_prompt + w->loads[i].new_tokens + 2) * w->loads[i].n_choices;
-    }
     while (w->n_done < flows) {
         while (w->next < w->n_loads && rnd(4)) {
             struct load *l = &w->loads[w->next];
 
-            if (!batcher_room(w->batcher, l->n_prompt, l->new_tokens, l->n_choices, &l->home))
+            if (!room_for(w, l))
                 break;
             add_load(w, l);
             w->next++;
         }
         if (cancels && rnd(20) == 0)
             cancel_one(w);
+        if (deaths && rnd(60) == 0)
+            die(w);
         if (rnd(3) || !batcher_unanswered(w->batcher)) {
             assert_int_equal(batcher_build(w->batcher, &w->step, &built, NULL), 0);
             if (built) {
                 fake_ranks_step(w->ranks, &w->step);
-                assert_true(++w->steps <= bound);
+                assert_true(++w->steps <= step_bound(w));
             }
         } else {
             assert_int_equal(
@@ -236,7 +291,7 @@ static void run_world(struct world *w, bool cancels)
         assert_int_equal(batcher_take(w->batcher, fake_ranks_answer(w->ranks), on_event, w, NULL),
                          0);
     batcher_count(w->batcher, &counts);
-    assert_int_equal(counts.blocks_taken, 0);
+    assert_int_equal(counts.blocks_held, 0);
     assert_int_equal(counts.sequences, 0);
     assert_int_equal(counts.waiting, 0);
 }
@@ -250,18 +305,21 @@ static void random_shape(struct batcher_shape *shape)
                                     .max_positions = 8 + rnd(MAX_PROMPT + 20),
                                     .epoch = 7};
     for (r = 0; r < shape->ranks; r++)
-        shape->rank[r] = (struct batcher_rank){
-            .kv_blocks = 4 + rnd(60), .max_tokens = 1 + rnd(24), .max_seqs = 1 + rnd(8)};
+        shape->rank[r] = (struct batcher_rank){.kv_blocks = 4 + rnd(rnd(2) ? 60 : 20),
+                                               .max_tokens = 1 + rnd(24),
+                                               .max_seqs = 1 + rnd(8)};
 }
 
 static void test_random_loads(void **state)
 {
     struct world *w = calloc(1, sizeof(*w));
+    uint64_t preemptions = 0, hits = 0, deaths = 0;
+    struct batcher_counts counts;
     uint32_t round, i;
 
     (void)state;
     assert_non_null(w);
-    for (round = 0; round < 400; round++) {
+    for (round = 0; round < 1000; round++) {
         rng = 88172645463325252u + round * 7919u;
         memset(w, 0, sizeof(*w));
         random_shape(&w->shape);
@@ -271,11 +329,16 @@ static void test_random_loads(void **state)
         w->n_loads = 1 + rnd(MAX_REQUESTS);
         for (i = 0; i < w->n_loads; i++)
             make_load(w, &w->loads[i]);
-        run_world(w, round % 2);
+        run_world(w, round % 2, round % 4 > 1);
+        batcher_count(w->batcher, &counts);
+        preemptions += counts.preemptions;
+        hits += counts.prefix_hits;
+        deaths += w->deaths;
         batcher_free(w->batcher);
         fake_ranks_free(w->ranks);
         wire_step_done(&w->step);
     }
+    assert_true(preemptions > 500 && hits > 10000 && deaths > 1000); /* it was about them, too */
     free(w);
 }
 
@@ -305,7 +368,7 @@ static struct world *one(const struct batcher_shape *shape, uint32_t n_prompt, u
             history[i] = l->flows[0].expect[i - n_prompt] = ranks_next(5, 0, history, i);
     }
     l->flows[0].n_expect = new_tokens;
-    assert_true(batcher_room(w->batcher, n_prompt, new_tokens, 1, &l->home));
+    assert_true(room_for(w, l));
     add_load(w, l);
     return w;
 }
@@ -370,25 +433,37 @@ static void test_ahead(void **state)
     one_done(w);
 }
 
-/* A stop found late: one overrun token, dropped and counted; its blocks serve the next step
- * already. */
+/* The nth load of a world: as the first, unless it is changed. */
+static struct load *another(struct world *w, uint32_t n)
+{
+    struct load *l = &w->loads[n];
+
+    *l = w->loads[0];
+    l->flows[0].load = l;
+    l->flows[0].seq = NULL;
+    return l;
+}
+
+/* A stop found late: one overrun token, dropped and counted; its seat and blocks serve the next
+ * step already. */
 static void test_overrun(void **state)
 {
-    struct world *w = one(&small, 4, 40);
+    struct batcher_shape shape = small;
     struct batcher_counts counts;
-    struct load *next = &w->loads[1];
+    struct world *w;
+    struct load *next;
     int events = 0;
 
     (void)state;
+    shape.rank[0].max_seqs = 1;
+    w = one(&shape, 4, 40);
+    next = another(w, 1);
     assert_true(build(w));
     assert_true(build(w));
     take(w, &events);
-    *next = w->loads[0];
-    next->flows[0].load = next;
-    next->new_tokens = 50; /* fits only in place of the first */
-    assert_false(batcher_room(w->batcher, 4, 50, 1, &next->home));
+    assert_false(room_for(w, next));
     finish(&w->loads[0].flows[0]);
-    assert_true(batcher_room(w->batcher, 4, 50, 1, &next->home));
+    assert_true(room_for(w, next));
     add_load(w, next);
     assert_true(build(w));
     assert_int_equal(w->step.n_frees, 1);
@@ -438,32 +513,38 @@ static void test_turns(void **state)
     take_turns(3);
 }
 
-/* A choice that waits for its home's blocks is not overtaken by a later, smaller request. */
+/* One that waits for blocks is not overtaken by a later, smaller request; only by an earlier one.
+ */
 static void test_no_overtaking(void **state)
 {
-    struct world *w = one(&small, 4, 32); /* 9 of 16 blocks */
-    struct load *l = &w->loads[1];
+    struct world *w = one(&small, 40, 8); /* 10 of 16 blocks */
+    struct load *l = another(w, 1), *little = another(w, 2);
     struct batcher_counts counts;
 
     (void)state;
-    *l = w->loads[0];
-    l->flows[0].load = l;
-    assert_false(batcher_room(w->batcher, l->n_prompt, l->new_tokens, 1, &l->home));
-    assert_true(batcher_room(w->batcher, 4, 4, 1, &l->home));
-    add_load(w, l); /* as a second choice would be */
+    l->order = little->order = 5;
+    for (uint32_t i = 0; i < l->n_prompt; i++)
+        l->prompt[i]++;
+    little->n_prompt = 4;
+    assert_false(room_for(w, l));
+    assert_true(room_for(w, little));
+    add_load(w, l);
     batcher_count(w->batcher, &counts);
     assert_int_equal(counts.sequences, 1);
     assert_int_equal(counts.waiting, 1);
-    assert_false(batcher_room(w->batcher, 4, 4, 1, &l->home));
+    assert_false(room_for(w, little));
+    little->order = 4;
+    assert_true(room_for(w, little));
     finish(&w->loads[0].flows[0]);
     batcher_count(w->batcher, &counts);
     assert_int_equal(counts.sequences, 1);
     assert_int_equal(counts.waiting, 0);
-    assert_true(batcher_room(w->batcher, 4, 4, 1, &l->home));
+    little->order = 5;
+    assert_true(room_for(w, little));
     one_done(w);
 }
 
-/* Homes: the rank with the least reserved; a full one is left alone; all full: no room. */
+/* Homes: the rank with the least to do; one without a seat is left alone. */
 static void test_homes(void **state)
 {
     struct batcher_shape shape = {.ranks = 3,
@@ -471,21 +552,95 @@ static void test_homes(void **state)
                                   .max_positions = 64,
                                   .rank = {{10, 8, 4}, {10, 8, 4}, {10, 8, 1}}};
     struct world *w = one(&shape, 4, 4);
-    uint32_t want[] = {1, 2, 0, 1}, i;
+    const uint32_t want[] = {0, 1, 2, 0, 1};
+    uint32_t i, at;
+
+    (void)state;
+    for (i = 1; i < 5; i++) {
+        struct load *l = another(w, i);
+
+        l->prompt[0] += (int32_t)i;
+        assert_true(room_for(w, l));
+        add_load(w, l);
+    }
+    assert_true(build(w));
+    assert_int_equal(w->step.n_admits, 5);
+    for (i = 0; i < w->step.n_admits; i++) {
+        at = w->step.admits[i].seq; /* the lowest id is given first */
+        assert_int_equal(w->step.admits[i].home, want[at]);
+    }
+    one_done(w);
+}
+
+/* A prompt seen before is not computed again, but for its last block, and draws the request to
+ * where it is; its choices share it from the start. */
+static void test_prefix(void **state)
+{
+    struct batcher_shape shape = {
+        .ranks = 2, .block_tokens = 4, .max_positions = 64, .rank = {{16, 32, 8}, {16, 32, 8}}};
+    struct world *w = one(&shape, 18, 2);
+    struct load *other = another(w, 1), *l = another(w, 2);
+    struct batcher_counts counts;
+
+    (void)state;
+    other->prompt[0]++;
+    add_load(w, other); /* on the other rank */
+    assert_true(build(w));
+    assert_int_equal(w->step.rank_tokens[0], 18);
+    assert_int_equal(w->step.rank_tokens[1], 18);
+    l->n_choices = 3;
+    for (uint32_t c = 0; c < 3; c++)
+        l->flows[c] = (struct flow){.world = w, .load = l, .choice = c};
+    add_load(w, l); /* while the first is unanswered */
+    assert_true(build(w));
+    assert_int_equal(w->step.n_admits, 3);
+    for (uint32_t i = 0; i < w->step.n_runs; i++) {
+        if (w->step.runs[i].seq < 2)
+            continue;
+        assert_int_equal(w->step.runs[i].pos, 16);
+        assert_int_equal(w->step.runs[i].n_tokens, 2);
+        assert_int_equal(w->step.runs[i].n_blocks, 5);
+    }
+    for (uint32_t i = 0; i < w->step.n_admits; i++)
+        assert_int_equal(w->step.admits[i].home, 0);
+    batcher_count(w->batcher, &counts);
+    assert_int_equal(counts.blocks_held, 5 + 5 + 3); /* four are shared by all */
+    assert_int_equal(counts.prefix_queries, 5 * 18);
+    assert_int_equal(counts.prefix_hits, 3 * 16);
+    one_done(w);
+}
+
+/* The later of two gives way when the pool is full, and both get their tokens. */
+static void test_preemption(void **state)
+{
+    struct batcher_shape shape = small;
+    struct batcher_counts counts;
+    struct world *w;
     struct load *l;
 
     (void)state;
-    assert_int_equal(w->loads[0].home, 0);
-    for (i = 0; i < 4; i++) {
-        l = &w->loads[1 + i];
-        *l = w->loads[0];
-        l->flows[0].load = l;
-        assert_true(batcher_room(w->batcher, 4, 4, 1, &l->home));
-        assert_int_equal(l->home, want[i]);
-        add_load(w, l);
+    shape.rank[0].kv_blocks = 8;
+    w = one(&shape, 6, 24); /* 8 blocks in the end */
+    finish(&w->loads[0].flows[0]);
+    w->n_done = 0;
+    for (uint32_t i = 1; i < 3; i++) {
+        l = another(w, i);
+        l->prompt[0] += (int32_t)i;
+        l->order = i;
+        l->prompt_logprobs = i == 2;
+        l->n_done = 0;
+        do { /* no stop on the way */
+            l->seed++;
+            foretell(w, l);
+        } while (l->flows[0].n_expect < l->new_tokens);
     }
-    assert_false(batcher_room(w->batcher, 24, 4, 1, &i)); /* 7 blocks: 6 are left on each */
-    assert_true(batcher_room(w->batcher, 20, 4, 1, &i));
+    w->loads[0].n_choices = 0;
+    w->n_loads = 3;
+    w->next = 1;
+    rng = 12345;
+    run_world(w, false, false);
+    batcher_count(w->batcher, &counts);
+    assert_true(counts.preemptions > 0);
     one_done(w);
 }
 
@@ -541,33 +696,61 @@ static void test_bad_answers(void **state)
     wire_result_done(&result);
 }
 
-/* A new incarnation starts from nothing, in the middle of everything. */
+/* The job dies with a token in flight, and again before the next has answered anything. */
 static void test_restart(void **state)
 {
     struct world *w = one(&small, 10, 30);
     struct batcher_counts counts;
+    int events = 0;
 
     (void)state;
     assert_true(build(w));
     assert_true(build(w));
-    assert_int_equal(batcher_start(w->batcher, &small, NULL), 0);
-    batcher_count(w->batcher, &counts);
-    assert_int_equal(counts.sequences, 0);
-    assert_int_equal(counts.blocks_taken, 0);
-    assert_int_equal(batcher_unanswered(w->batcher), 0);
-    fake_ranks_free(w->ranks);
-    w->ranks = fake_ranks_new(&small);
-    w->loads[1] = w->loads[0];
-    w->loads[1].flows[0].load = &w->loads[1];
-    w->n_loads = 2;
-    w->next = 1;
-    rng = 99;
-    w->loads[1].flows[0].n_expect = 0; /* as far as a stop */
-    while (!is_stop(w->loads[1].flows[0].expect[w->loads[1].flows[0].n_expect++]) &&
-           w->loads[1].flows[0].n_expect < 30)
-        ;
-    w->loads[0].n_choices = 0;
-    run_world(w, false);
+    take(w, &events);
+    take(w, &events);
+    assert_int_equal(events, 1);
+    assert_true(build(w));
+    for (int i = 0; i < 2; i++) {
+        fake_ranks_free(w->ranks);
+        batcher_stop(w->batcher);
+        batcher_count(w->batcher, &counts);
+        assert_int_equal(counts.sequences, 0);
+        assert_int_equal(counts.waiting, 1);
+        assert_int_equal(counts.blocks_held, 0);
+        assert_false(batcher_seated(w->loads[0].flows[0].seq));
+        assert_false(build(w)); /* nothing can run */
+        assert_int_equal(batcher_start(w->batcher, &small, NULL), 0);
+        w->ranks = fake_ranks_new(&small);
+        assert_true(build(w)); /* the prompt */
+        assert_int_equal(w->step.step, 1);
+        assert_int_equal(w->step.runs[0].pos, 0);
+    }
+    assert_true(build(w)); /* its rest, and what had been emitted: then the second token */
+    assert_int_equal(w->step.runs[0].n_tokens, 3);
+    assert_int_equal(w->step.runs[0].flags, WIRE_RUN_SAMPLE);
+    take(w, &events);
+    take(w, &events);
+    assert_int_equal(events, 2);
+    finish(&w->loads[0].flows[0]);
+    one_done(w);
+}
+
+static void test_start_refused(void **state)
+{
+    struct batcher_shape shape = small;
+    struct world *w = one(&small, 10, 30);
+    struct mt_err err;
+
+    (void)state;
+    assert_true(batcher_fits(w->batcher, w->loads[0].flows[0].seq));
+    shape.block_tokens = 8;
+    assert_int_equal(batcher_start(w->batcher, &shape, &err), MT_EUNSUPPORTED);
+    assert_true(build(w)); /* nothing has changed */
+    shape = small;
+    shape.rank[0].kv_blocks = 9; /* ten would be needed */
+    assert_int_equal(batcher_start(w->batcher, &shape, &err), 0);
+    assert_false(batcher_fits(w->batcher, w->loads[0].flows[0].seq));
+    assert_false(batcher_seated(w->loads[0].flows[0].seq));
     one_done(w);
 }
 
@@ -578,7 +761,8 @@ int main(void)
         cmocka_unit_test(test_overrun),      cmocka_unit_test(test_turns),
         cmocka_unit_test(test_homes),        cmocka_unit_test(test_no_overtaking),
         cmocka_unit_test(test_check),        cmocka_unit_test(test_bad_answers),
-        cmocka_unit_test(test_restart),
+        cmocka_unit_test(test_restart),      cmocka_unit_test(test_start_refused),
+        cmocka_unit_test(test_prefix),       cmocka_unit_test(test_preemption),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
