@@ -40,8 +40,8 @@ static const int32_t *block_content(const struct batcher *b, const struct sequen
     return b->scratch;
 }
 
-/* Blocks of s that may be taken from the pool: not the one with the last known token, which has to be
- * fed for the next to be sampled, and none where the prompt's logprobs are wanted. */
+/* Blocks of s that may be taken from the pool: not the one with the last known token, which has to
+ * be fed for the next to be sampled, and none where the prompt's logprobs are wanted. */
 static uint32_t cacheable(const struct batcher *b, const struct sequence *s)
 {
     if (s->spec.prompt_logprobs && s->told < s->spec.n_prompt)
