@@ -78,6 +78,8 @@ int engine_check(const struct batcher_shape *shape, const struct wire_facts *fac
 void engine_admit(struct engine *e); /* from the queue to the batcher, as far as there is room */
 void engine_reap_doomed(struct engine *e); /* ends what was cancelled or is late */
 int engine_take_result(struct engine *e, const struct wire_result *result, struct mt_err *reterr);
+/* Wakes the owners of requests that have got something, and lets go of those that are done. */
+void engine_tell(struct engine *e);
 /* The job has died: what ran on it waits to go on, but for requests that may have killed it. */
 void engine_suspend(struct engine *e);
 /* A new job is there: those that it cannot bring to their end are ended here. */

@@ -318,6 +318,7 @@ void *engine_main(void *engine)
         give_up(e);
         engine_admit(e);
         send_steps(e);
+        engine_tell(e); /* after the next step has gone: the ranks wait for nobody here */
         publish(e);
         job_next(e->job, timeout_ms(e), e->wake_fd, &event);
         if (event.type == JOB_NONE)
@@ -326,6 +327,7 @@ void *engine_main(void *engine)
         on_job_event(e, &event);
     }
     e->ready = false;
+    engine_tell(e);
     job_stop(e->job, ENGINE_STOP_MS);
     publish(e);
     set_state(e, ENGINE_STOPPED, "");

@@ -310,10 +310,14 @@ static void observe_step(struct engine *e, const struct wire_result *result)
 
 int engine_take_result(struct engine *e, const struct wire_result *result, struct mt_err *reterr)
 {
-    struct ticket *t;
-    int rc = batcher_take(e->batcher, result, on_event, e, reterr);
-
     observe_step(e, result);
+    return batcher_take(e->batcher, result, on_event, e, reterr);
+}
+
+void engine_tell(struct engine *e)
+{
+    struct ticket *t;
+
     while ((t = TAILQ_FIRST(&e->dirty))) {
         if (t->done) {
             retire(e, t);
@@ -324,5 +328,4 @@ int engine_take_result(struct engine *e, const struct wire_result *result, struc
         if (t->request->notify)
             t->request->notify(t->request, t->request->user);
     }
-    return rc;
 }
