@@ -114,7 +114,8 @@ void world_make_load(struct world *w, struct load *l)
     same = world_rnd(3) ? world_rnd(l->n_prompt + 1) : 0; /* as far as others have begun, too */
     for (i = 0; i < l->n_prompt; i++)
         l->prompt[i] = i < same ? (int32_t)(i * 7 % FAKE_VOCAB) : (int32_t)world_rnd(FAKE_VOCAB);
-    max_tokens = l->prompt_logprobs && l->n_prompt > 1 && world_rnd(3) == 0 ? 0 : 1 + world_rnd(MAX_NEW);
+    max_tokens =
+        l->prompt_logprobs && l->n_prompt > 1 && world_rnd(3) == 0 ? 0 : 1 + world_rnd(MAX_NEW);
     if (!max_tokens)
         l->n_choices = 1;
     while (batcher_check(&w->shape, l->n_prompt, max_tokens, &l->new_tokens, NULL))

@@ -47,9 +47,9 @@ extern uint64_t world_rng;
 
 uint32_t world_rnd(uint32_t n); /* 0 .. n-1 */
 bool world_is_stop(int32_t token);
-void world_finish(struct flow *f);                       /* ends its sequence */
-void world_foretell(struct world *w, struct load *l);    /* what its choices will get */
-void world_make_load(struct world *w, struct load *l);   /* a random one that fits the shape */
+void world_finish(struct flow *f);                     /* ends its sequence */
+void world_foretell(struct world *w, struct load *l);  /* what its choices will get */
+void world_make_load(struct world *w, struct load *l); /* a random one that fits the shape */
 bool world_room(const struct world *w, const struct load *l);
 void world_add(struct world *w, struct load *l);
 /* Runs all loads to their end, with random cancellations and deaths of the job. */

@@ -1,6 +1,6 @@
 /* The batcher under random shapes, requests, priorities, shared prefixes, cancellations, stops and
- * deaths of the job; each sequence must get exactly the tokens of the oracle. Pools are small, so that
- * many are preempted. */
+ * deaths of the job; each sequence must get exactly the tokens of the oracle. Pools are small, so
+ * that many are preempted. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
