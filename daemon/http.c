@@ -47,6 +47,12 @@ static void describe_remote(const struct sockaddr *at, char out[HTTP_REMOTE_BYTE
     }
 }
 
+static void http_count(struct http *h, enum http_count what, int64_t change)
+{
+    if (h->options.count)
+        h->options.count(what, change, h->options.user);
+}
+
 static struct conn *conn_new(struct http *h, struct MHD_Connection *mhd)
 {
     const union MHD_ConnectionInfo *fd =
@@ -54,15 +60,22 @@ static struct conn *conn_new(struct http *h, struct MHD_Connection *mhd)
     const union MHD_ConnectionInfo *at =
         MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
     struct conn *c = calloc(1, sizeof *c);
+    bool welcome;
 
     if (!c)
         return NULL;
     c->http = h;
     c->fd = fd->connect_fd;
     describe_remote(at ? at->client_addr : NULL, c->remote);
+    http_client_set(&c->client, at ? at->client_addr : NULL);
     pthread_mutex_lock(&h->lock);
+    welcome = http_client_enter(c);
     http_watch_receive(c);
     pthread_mutex_unlock(&h->lock);
+    if (!welcome) {
+        http_client_refuse(c);
+        http_count(h, HTTP_REFUSED, 1);
+    }
     return c;
 }
 
@@ -70,6 +83,7 @@ static void conn_free(struct conn *c)
 {
     pthread_mutex_lock(&c->http->lock);
     http_watch_received(c);
+    http_client_leave(c);
     pthread_mutex_unlock(&c->http->lock);
     free(c);
 }
@@ -88,8 +102,7 @@ static void http_connection(void *arg, struct MHD_Connection *mhd, void **contex
         return;
     }
     if (*context || code != MHD_CONNECTION_NOTIFY_STARTED)
-        if (h->options.count)
-            h->options.count(code == MHD_CONNECTION_NOTIFY_STARTED ? 1 : -1, 0, h->options.user);
+        http_count(h, HTTP_CONNECTIONS, code == MHD_CONNECTION_NOTIFY_STARTED ? 1 : -1);
 }
 
 /* --- exchanges --- */
@@ -137,8 +150,7 @@ static struct exchange *exchange_new(struct http *h, struct MHD_Connection *mhd,
     pthread_mutex_lock(&h->lock);
     h->n_exchanges++;
     pthread_mutex_unlock(&h->lock);
-    if (h->options.count)
-        h->options.count(0, 1, h->options.user);
+    http_count(h, HTTP_REQUESTS, 1);
     return x;
 }
 
@@ -297,7 +309,7 @@ static void exchange_dispatch(struct exchange *x)
         return;
     }
     if (x->body.status) {
-        exchange_refuse(x, 500, "out of memory");
+        exchange_refuse(x, 503, "out of memory");
         return;
     }
     status = find_route(x);
@@ -327,14 +339,15 @@ static enum MHD_Result http_access(void *arg, struct MHD_Connection *mhd, const 
                                    const char *method, const char *version, const char *upload,
                                    size_t *upload_len, void **context)
 {
+    struct http *h = arg;
     struct exchange *x = *context;
     const char *why;
     int status;
 
     if (!x) {
-        x = exchange_new(arg, mhd, path, method);
+        x = exchange_new(h, mhd, path, method);
         if (!x)
-            return MHD_NO;
+            return MHD_queue_response(mhd, MHD_HTTP_SERVICE_UNAVAILABLE, h->no_memory);
         *context = x;
         status = http_check(x, version, &why);
         if (!status)
@@ -363,6 +376,18 @@ static size_t keep_escapes(void *arg, struct MHD_Connection *mhd, char *text)
 
 /* --- start and end --- */
 
+static int make_no_memory(struct http *h, struct mt_err *reterr)
+{
+    static char text[] = HTTP_NO_MEMORY;
+
+    h->no_memory = MHD_create_response_from_buffer(strlen(text), text, MHD_RESPMEM_PERSISTENT);
+    if (h->no_memory &&
+        MHD_add_response_header(h->no_memory, MHD_HTTP_HEADER_RETRY_AFTER, "2") == MHD_YES &&
+        MHD_add_response_header(h->no_memory, MHD_HTTP_HEADER_CONNECTION, "close") == MHD_YES)
+        return 0;
+    return mt_error(reterr, MT_ENOMEM, "the HTTP server: out of memory");
+}
+
 static int start_mhd(struct http *h, struct mt_err *reterr)
 {
     const struct http_options *o = &h->options;
@@ -389,6 +414,8 @@ static void http_destroy(struct http *h)
         h->all_wakers = w->next_all;
         free(w);
     }
+    if (h->no_memory)
+        MHD_destroy_response(h->no_memory);
     pthread_cond_destroy(&h->changed);
     pthread_mutex_destroy(&h->lock);
     free(h->watch_fds);
@@ -419,6 +446,8 @@ int http_start(const struct http_options *options, int fd, struct http **ret, st
     if (!h->watch_fds || !h->watch_xs)
         status = mt_error(reterr, MT_ENOMEM, "the HTTP server: out of memory");
     else
+        status = make_no_memory(h, reterr);
+    if (!status)
         status = http_watch_start(h, reterr);
     if (!status)
         status = start_mhd(h, reterr);

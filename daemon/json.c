@@ -1,5 +1,6 @@
 #include "daemon/json.h"
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +33,24 @@ static int check_depth(const uint8_t *bytes, size_t len, unsigned max_depth, str
     return 0;
 }
 
+/* jansson hides some failed allocations, and in one place loses bytes of a string over them: so
+ * they are noted here. */
+static _Thread_local bool alloc_failed;
+static pthread_once_t alloc_once = PTHREAD_ONCE_INIT;
+
+static void *alloc_noted(size_t size)
+{
+    void *p = malloc(size);
+
+    alloc_failed |= !p;
+    return p;
+}
+
+static void alloc_note(void)
+{
+    json_set_alloc_funcs(alloc_noted, free);
+}
+
 int json_read(const uint8_t *bytes, size_t len, unsigned max_depth, json_t **ret,
               struct mt_err *reterr)
 {
@@ -43,7 +62,13 @@ int json_read(const uint8_t *bytes, size_t len, unsigned max_depth, json_t **ret
         return status;
     if (!len)
         return mt_error(reterr, MT_EINVAL, "expected a JSON object, found an empty body");
+    pthread_once(&alloc_once, alloc_note);
+    alloc_failed = false;
     root = json_loadb((const char *)bytes, len, JSON_REJECT_DUPLICATES, &error);
+    if (alloc_failed) {
+        json_decref(root);
+        return mt_error(reterr, MT_ENOMEM, "no memory for the JSON of %zu bytes", len);
+    }
     if (!root && json_error_code(&error) == json_error_null_character)
         return mt_error(reterr, MT_EINVAL,
                         "line %d, column %d: the character \\u0000 is not supported", error.line,

@@ -413,8 +413,11 @@ json_t *params_object(const uint8_t *body, size_t len, unsigned max_depth,
     json_t *root = NULL;
 
     if (json_read(body, len, max_depth, &root, &err)) {
-        problem_set(ret_problem, 400, NULL, "We could not parse the JSON body of your request: %s.",
-                    err.text);
+        if (err.status == MT_ENOMEM)
+            problem_memory(ret_problem);
+        else
+            problem_set(ret_problem, 400, NULL,
+                        "We could not parse the JSON body of your request: %s.", err.text);
         return NULL;
     }
     if (json_is_object(root))

@@ -134,8 +134,10 @@ static void generation_end(void *state, bool cut)
     generation_free(state);
 }
 
-static const struct answer_ops WHOLE = {whole_pull, generation_end};
-static const struct answer_ops STREAM = {sse_pull, generation_end};
+static const struct answer_ops WHOLE = {whole_pull, generation_end, NULL};
+/* A line that begins with a colon is a comment: clients skip it, proxies see that the stream lives.
+ */
+static const struct answer_ops STREAM = {sse_pull, generation_end, ": ping\n\n"};
 
 /* A stream is told of everything, a whole answer of its end alone. */
 static void notify_stream(struct request *r, void *waker)
@@ -303,7 +305,7 @@ static bool make_echo(const struct routes *routes, const struct prompt *prompt,
     else if (routes->tokenizer &&
              tokenizer_decode(routes->tokenizer, r->prompt, r->n_prompt, false, echo, &err))
         return problem_from(p, &err);
-    return echo->status ? problem_set(p, 500, NULL, "out of memory") : true;
+    return echo->status ? problem_memory(p) : true;
 }
 
 /* One prompt to a request. */
@@ -321,7 +323,7 @@ static bool make_request(const struct engine_status *status, const struct call *
     ok = ok && fit_tokens(call, tokens.n, status->facts.max_positions, &params, p);
     params.deadline_ms = routes->deadline_ms;
     if (ok && !set_stops(routes, call, &params))
-        ok = problem_set(p, 500, NULL, "out of memory");
+        ok = problem_memory(p);
     if (ok && request_new(call->chat ? "chatcmpl" : "cmpl", &params, tokens.ids, (uint32_t)tokens.n,
                           &g->requests[i].request, &err)) {
         ok = problem_from(p, &err);
@@ -346,7 +348,7 @@ static bool make_requests(struct exchange *x, const struct engine_status *status
             return false;
         q->waker = exchange_waker(x, q->request);
         if (!q->waker)
-            return problem_set(p, 500, NULL, "out of memory");
+            return problem_memory(p);
         q->request->notify = g->stream ? notify_stream : notify_whole;
         q->request->user = q->waker;
     }
@@ -392,7 +394,7 @@ static bool generate(struct exchange *x, const struct routes *routes, struct cal
                            *status.text ? ": " : ".", status.text);
     g = generation_new(routes, call);
     if (!g)
-        return problem_set(p, 500, NULL, "out of memory");
+        return problem_memory(p);
     if (!make_requests(x, &status, call, g, p)) {
         generation_free(g);
         return false;
