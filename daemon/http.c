@@ -305,6 +305,7 @@ static void exchange_dispatch(struct exchange *x)
     http_watch_received(x->conn);
     pthread_mutex_unlock(&x->http->lock);
     if (x->overflow) {
+        exchange_set_header(x, MHD_HTTP_HEADER_CONNECTION, "close");
         exchange_refuse(x, 413, "the request body is larger than this server allows");
         return;
     }
@@ -349,7 +350,7 @@ static enum MHD_Result http_access(void *arg, struct MHD_Connection *mhd, const 
         if (!x)
             return MHD_queue_response(mhd, MHD_HTTP_SERVICE_UNAVAILABLE, h->no_memory);
         *context = x;
-        status = http_check(x, version, &why);
+        status = http_check(x, method, version, &why);
         if (!status)
             return MHD_YES;
         exchange_refuse(x, status, why);
@@ -365,6 +366,18 @@ static enum MHD_Result http_access(void *arg, struct MHD_Connection *mhd, const 
     if (!x->dispatched)
         exchange_dispatch(x);
     return http_answer_drive(x);
+}
+
+/* Called with the request line, before it is taken apart. Leaves the exchange's context empty. */
+static void *http_uri(void *arg, const char *uri, struct MHD_Connection *mhd)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+
+    (void)arg;
+    if (info && info->socket_context)
+        http_raw_uri(info->socket_context, uri);
+    return NULL;
 }
 
 static size_t keep_escapes(void *arg, struct MHD_Connection *mhd, char *text)
@@ -400,7 +413,8 @@ static int start_mhd(struct http *h, struct mt_err *reterr)
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, o->max_header, MHD_OPTION_CONNECTION_TIMEOUT, stall_s,
         MHD_OPTION_NOTIFY_COMPLETED, http_completed, h, MHD_OPTION_NOTIFY_CONNECTION,
         http_connection, h, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL,
-        MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
+        MHD_OPTION_URI_LOG_CALLBACK, http_uri, NULL, MHD_OPTION_STRICT_FOR_CLIENT, h->raw ? 0 : 1,
+        MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
     if (!h->mhd)
         return mt_error(reterr, MT_EIO, "cannot start the HTTP server: %s", strerror(errno));
     return 0;
@@ -434,6 +448,7 @@ int http_start(const struct http_options *options, int fd, struct http **ret, st
     h->options = *options;
     h->listen_fd = fd;
     h->watch_until_us = UINT64_MAX;
+    h->raw = http_raw_known();
     TAILQ_INIT(&h->receiving);
     TAILQ_INIT(&h->waiting);
     pthread_mutex_init(&h->lock, NULL);

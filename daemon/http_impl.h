@@ -25,6 +25,7 @@ struct conn {
     int fd; /* libmicrohttpd's; open as long as this object lives */
     char remote[HTTP_REMOTE_BYTES];
     struct http_client client;
+    uintptr_t uri_end; /* of the request at hand, in libmicrohttpd's buffer */
     /* under http.lock */
     LIST_ENTRY(conn) same_bucket; /* in http.clients, if counted */
     bool counted;
@@ -87,6 +88,7 @@ struct exchange {
 struct http {
     struct http_options options;
     struct MHD_Daemon *mhd;
+    bool raw;                       /* http_raw_check works with this libmicrohttpd */
     struct MHD_Response *no_memory; /* 503, made beforehand */
     int listen_fd;
     bool quiesced;
@@ -136,6 +138,11 @@ void http_answer_ping(struct exchange *x,
 
 /* http_check.c: what libmicrohttpd 0.9.75 lets through and must not. 0, or the status to refuse
  * with. */
-int http_check(struct exchange *x, const char *version, const char **ret_why);
+int http_check(struct exchange *x, const char *method, const char *version, const char **ret_why);
+
+/* http_raw.c */
+bool http_raw_known(void);
+void http_raw_uri(struct conn *c, const char *uri); /* before it is taken apart */
+bool http_raw_check(const struct exchange *x, const char *method, const char *version);
 
 #endif
