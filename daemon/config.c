@@ -132,6 +132,8 @@ static const struct option OPTIONS[] = {
     INT("max-stops", max_stops, "16", 1, REQUEST_MAX_STOPS, S_CALL, "Stop strings."),
     INT("max-stop-bytes", max_stop_bytes, "256", 1, REQUEST_MAX_STOP_BYTES, S_CALL,
         "Bytes of a stop string."),
+    INT("max-stop-tokens", max_stop_tokens, "12", 0, REQUEST_MAX_STOP_TOKENS - 4, S_CALL,
+        "Tokens in stop_token_ids."),
     INT("max-logprobs", max_logprobs, "20", 0, WIRE_MAX_TOP_LOGPROBS, S_CALL,
         "The largest logprobs and top_logprobs."),
     INT("max-messages", max_messages, "4096", 1, 1e6, S_CALL, "Messages of a chat."),

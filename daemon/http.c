@@ -306,7 +306,7 @@ static void exchange_dispatch(struct exchange *x)
     pthread_mutex_unlock(&x->http->lock);
     if (x->overflow) {
         exchange_set_header(x, MHD_HTTP_HEADER_CONNECTION, "close");
-        exchange_refuse(x, 413, "the request body is larger than this server allows");
+        exchange_refuse(x, 413, "the request body is larger than this server allows (--max-body)");
         return;
     }
     if (x->body.status) {

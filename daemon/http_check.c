@@ -126,7 +126,8 @@ int http_check(struct exchange *x, const char *method, const char *version, cons
     int status;
 
     if (strlen(x->path) > x->http->options.max_uri)
-        return refuse(ret_why, 414, "the request path is longer than this server allows");
+        return refuse(ret_why, 414,
+                      "the request path is longer than this server allows (--max-uri)");
     if (x->http->raw && !http_raw_check(x, method, version))
         return refuse(ret_why, 400,
                       "a malformed head: a folded line, a line that is no header, a bare line feed "
@@ -140,7 +141,8 @@ int http_check(struct exchange *x, const char *method, const char *version, cons
     if (f.bad_expect)
         return refuse(ret_why, 417, "the only expectation understood here is 100-continue");
     if (f.length > x->http->options.max_body)
-        return refuse(ret_why, 413, "the request body is larger than this server allows");
+        return refuse(ret_why, 413,
+                      "the request body is larger than this server allows (--max-body)");
     if (!path_ok(x->path))
         return refuse(ret_why, 400, "malformed request path");
     return 0;

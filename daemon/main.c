@@ -185,6 +185,7 @@ static void set_routes(struct daemon *d)
                    .sequences = c->max_sequences,
                    .stops = c->max_stops,
                    .stop_bytes = c->max_stop_bytes,
+                   .stop_tokens = c->max_stop_tokens,
                    .logprobs = c->max_logprobs,
                    .messages = c->max_messages,
                    .json_depth = c->max_json_depth},
