@@ -127,6 +127,73 @@ void json_print(json_t *root, struct buf *out)
     json_decref(root);
 }
 
+/* Bytes from the start of text that need no escape. */
+static size_t plain_chars(const uint8_t *text, size_t len)
+{
+    size_t n = 0;
+
+    while (n < len && text[n] >= 0x20 && text[n] != '"' && text[n] != '\\')
+        n++;
+    return n;
+}
+
+static void put_escape(struct buf *out, uint8_t c)
+{
+    static const char NAMED[] = "\"\\\b\f\n\r\t", LETTERS[] = "\"\\bfnrt";
+    const char *at = memchr(NAMED, c, sizeof NAMED - 1);
+
+    if (at)
+        buf_append(out, (char[]){'\\', LETTERS[at - NAMED]}, 2);
+    else
+        buf_printf(out, "\\u%04X", c);
+}
+
+void json_put_chars(struct buf *out, const void *text, size_t len)
+{
+    const uint8_t *at = text;
+
+    while (len) {
+        const size_t valid = utf8_check(at, len);
+        size_t bad = 0, n;
+        uint32_t cp;
+
+        for (size_t done = 0; done < valid; done += n + (done + n < valid)) {
+            n = plain_chars(at + done, valid - done);
+            buf_append(out, at + done, n);
+            if (done + n < valid)
+                put_escape(out, at[done + n]);
+        }
+        if (valid < len) {
+            const int taken = utf8_next(at + valid, len - valid, &cp);
+
+            bad = taken ? (size_t)abs(taken) : len - valid;
+            buf_puts(out, "\xef\xbf\xbd");
+        }
+        at += valid + bad;
+        len -= valid + bad;
+    }
+}
+
+void json_put_text(struct buf *out, const void *text, size_t len)
+{
+    buf_append(out, "\"", 1);
+    json_put_chars(out, text, len);
+    buf_append(out, "\"", 1);
+}
+
+void json_put_int(struct buf *out, int64_t value)
+{
+    char digits[20], *at = digits + sizeof digits;
+    uint64_t left = value < 0 ? -(uint64_t)value : (uint64_t)value;
+
+    do
+        *--at = (char)('0' + left % 10);
+    while (left /= 10);
+    if (value < 0)
+        *--at = '-';
+    buf_append(out, at, (size_t)(digits + sizeof digits - at));
+}
+
 const char *json_kind(const json_t *value)
 {
     if (!value)
