@@ -157,7 +157,7 @@ void log_event(enum log_level level, const char *event, const char *format, ...)
     }
     if (len >= room) {
         len = room - 1;
-        memcpy(line + len - 3, "...", 3);
+        memset(line + len - 3, '.', 3);
     }
     for (size_t i = 0; i < len; i++)
         if (line[i] == '\n' || line[i] == '\r')

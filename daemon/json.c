@@ -37,10 +37,11 @@ static int check_depth(const uint8_t *bytes, size_t len, unsigned max_depth, str
  * they are noted here. */
 static _Thread_local bool alloc_failed;
 static pthread_once_t alloc_once = PTHREAD_ONCE_INIT;
+static json_malloc_t alloc_real;
 
 static void *alloc_noted(size_t size)
 {
-    void *p = malloc(size);
+    void *p = alloc_real(size);
 
     alloc_failed |= !p;
     return p;
@@ -48,7 +49,10 @@ static void *alloc_noted(size_t size)
 
 static void alloc_note(void)
 {
-    json_set_alloc_funcs(alloc_noted, free);
+    json_free_t release;
+
+    json_get_alloc_funcs(&alloc_real, &release);
+    json_set_alloc_funcs(alloc_noted, release);
 }
 
 int json_read(const uint8_t *bytes, size_t len, unsigned max_depth, json_t **ret,
