@@ -1,6 +1,10 @@
 #include "api/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -19,6 +23,13 @@ static const struct {
 static const char *log_program = "moetuner";
 static enum log_level log_threshold = LOG_LEVEL_INFO;
 static bool log_to_journal;
+static int log_fd = STDERR_FILENO;
+
+/* Held over a write that does not block, hence for a moment only. */
+static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
+static uint64_t log_lost;      /* lines, in all */
+static uint64_t log_lost_told; /* of them, those that a log_resumed has told of */
+static bool log_torn;          /* the last line was written in part */
 
 /* systemd sets JOURNAL_STREAM=DEVICE:INODE of the journal's stream; a program whose standard error
  * was redirected since then still has it, hence the comparison. */
@@ -39,11 +50,90 @@ static bool stderr_is_journal(void)
     return end != text && !*end && device == st.st_dev && inode == st.st_ino;
 }
 
+/* A pipe or a terminal whose reader does not read must not hold up the program. O_NONBLOCK on the
+ * descriptor itself would be shared with whoever gave it to us, so it is opened anew. A file is
+ * not: it would get a position of its own, and it never blocks for long. */
+static int open_unblocking(void)
+{
+    struct stat st;
+    int fd;
+
+    if (fstat(STDERR_FILENO, &st) || !(S_ISFIFO(st.st_mode) || S_ISCHR(st.st_mode)))
+        return STDERR_FILENO;
+    fd = open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    return fd < 0 ? STDERR_FILENO : fd;
+}
+
 void log_init(const char *program, enum log_level level)
 {
     log_program = program;
     log_threshold = level;
     log_to_journal = stderr_is_journal();
+    if (log_fd != STDERR_FILENO)
+        close(log_fd);
+    log_fd = open_unblocking();
+}
+
+/* Writes it all, at once, or fails. A socket, and what could not be opened anew, is asked first
+ * whether it takes a line. */
+static bool put(const char *bytes, size_t len)
+{
+    struct pollfd ready = {.fd = log_fd, .events = POLLOUT};
+    ssize_t n;
+
+    if (log_fd == STDERR_FILENO && poll(&ready, 1, 0) <= 0)
+        return false;
+    do
+        n = write(log_fd, bytes, len);
+    while (n < 0 && errno == EINTR);
+    if (n > 0)
+        log_torn = (size_t)n < len;
+    return n == (ssize_t)len;
+}
+
+static size_t begin_line(char *line, size_t room, enum log_level level, const char *event)
+{
+    int n = log_to_journal
+                ? snprintf(line, room, "%s%s %s", LEVELS[level].journal, LEVELS[level].name, event)
+                : snprintf(line, room, "%s: %s %s", log_program, LEVELS[level].name, event);
+
+    return n < 0 ? 0 : (size_t)n;
+}
+
+/* What was lost is told before the first line that is taken again. */
+static bool put_resumed(void)
+{
+    char line[256];
+    size_t len = begin_line(line, sizeof line, LOG_LEVEL_WARN, "log_resumed");
+
+    if (log_torn && !put("\n", 1))
+        return false;
+    if (log_lost == log_lost_told)
+        return true;
+    len += (size_t)snprintf(line + len, sizeof line - len, " dropped=%" PRIu64 "\n",
+                            log_lost - log_lost_told);
+    if (!put(line, len))
+        return false;
+    log_lost_told = log_lost;
+    return true;
+}
+
+static void write_line(const char *line, size_t len)
+{
+    pthread_mutex_lock(&log_lock);
+    if (!put_resumed() || !put(line, len))
+        log_lost++;
+    pthread_mutex_unlock(&log_lock);
+}
+
+uint64_t log_dropped(void)
+{
+    uint64_t n;
+
+    pthread_mutex_lock(&log_lock);
+    n = log_lost;
+    pthread_mutex_unlock(&log_lock);
+    return n;
 }
 
 void log_event(enum log_level level, const char *event, const char *format, ...)
@@ -57,11 +147,7 @@ void log_event(enum log_level level, const char *event, const char *format, ...)
 
     if (level > log_threshold)
         return;
-    if (log_to_journal)
-        n = snprintf(line, room, "%s%s %s", LEVELS[level].journal, LEVELS[level].name, event);
-    else
-        n = snprintf(line, room, "%s: %s %s", log_program, LEVELS[level].name, event);
-    len = n < 0 ? 0 : (size_t)n;
+    len = begin_line(line, room, level, event);
     if (*format && len + 2 < room) {
         line[len++] = ' ';
         va_start(ap, format);
@@ -71,14 +157,13 @@ void log_event(enum log_level level, const char *event, const char *format, ...)
     }
     if (len >= room) {
         len = room - 1;
-        memcpy(line + len - 3, "...", 3);
+        memset(line + len - 3, '.', 3);
     }
     for (size_t i = 0; i < len; i++)
         if (line[i] == '\n' || line[i] == '\r')
             line[i] = ' '; /* one event, one line, whatever the caller forgot to quote */
     line[len++] = '\n';
-    while (write(STDERR_FILENO, line, len) < 0 && errno == EINTR)
-        ;
+    write_line(line, len);
     errno = saved;
 }
 

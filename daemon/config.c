@@ -120,6 +120,10 @@ static const struct option OPTIONS[] = {
         "Server threads; they parse and tokenise."),
     INT("max-connections", max_connections, "1024", 64, 100000, S_HTTP,
         "Connections at once; further ones wait to be accepted."),
+    INT("max-connections-per-client", max_client_connections, "0", 0, 100000, S_HTTP,
+        "Connections of one address (of IPv6, of one /64 network); further ones are answered 429. "
+        "0: three quarters of --max-connections, and no limit for this machine's own addresses, "
+        "behind which there may be a proxy. Connections of a Unix socket are not counted."),
     SIZE("max-body", max_body, "8MiB", 1024, 1 << 30, S_HTTP,
          "The largest request body; beyond: 413."),
     SIZE("max-header", max_header, "32KiB", 4096, 1 << 20, S_HTTP,
@@ -130,6 +134,9 @@ static const struct option OPTIONS[] = {
          "request."),
     TIME("stall-deadline", stall_deadline, "120", 1000, S_HTTP,
          "A client that takes nothing of its answer for this long is cut off."),
+    TIME("stream-ping", stream_ping, "5", 0, S_HTTP,
+         "A stream that has been silent for this long gets a comment, which keeps proxies from "
+         "giving it up and finds out clients that have gone without a word; 0: never."),
 
     INT("max-prompts", max_prompts, "256", 1, 1e6, S_CALL, "Prompts in a list."),
     INT("max-choices", max_choices, "32", 1, REQUEST_MAX_CHOICES, S_CALL, "The largest n."),
@@ -137,6 +144,8 @@ static const struct option OPTIONS[] = {
     INT("max-stops", max_stops, "16", 1, REQUEST_MAX_STOPS, S_CALL, "Stop strings."),
     INT("max-stop-bytes", max_stop_bytes, "256", 1, REQUEST_MAX_STOP_BYTES, S_CALL,
         "Bytes of a stop string."),
+    INT("max-stop-tokens", max_stop_tokens, "12", 0, REQUEST_MAX_STOP_TOKENS - 4, S_CALL,
+        "Tokens in stop_token_ids."),
     INT("max-logprobs", max_logprobs, "20", 0, WIRE_MAX_TOP_LOGPROBS, S_CALL,
         "The largest logprobs and top_logprobs."),
     INT("max-messages", max_messages, "4096", 1, 1e6, S_CALL, "Messages of a chat."),

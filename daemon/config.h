@@ -27,9 +27,9 @@ struct config {
     int64_t max_queued_requests, max_queued_tokens, request_deadline, drain_deadline;
 
     int64_t http_threads, max_connections, max_body, max_header, max_uri;
-    int64_t receive_deadline, stall_deadline;
-    int64_t max_prompts, max_choices, max_sequences, max_stops, max_stop_bytes, max_logprobs;
-    int64_t max_messages, max_json_depth;
+    int64_t max_client_connections, receive_deadline, stall_deadline, stream_ping;
+    int64_t max_prompts, max_choices, max_sequences, max_stops, max_stop_bytes, max_stop_tokens;
+    int64_t max_logprobs, max_messages, max_json_depth;
 
     char *config_file;
     int log_level;

@@ -6,6 +6,7 @@
 
 #include <jansson.h>
 
+#include "api/buf.h"
 #include "daemon/request.h"
 #include "daemon/routes.h"
 
@@ -32,26 +33,26 @@ struct generation {
     bool told_prompt; /* chat: its token ids, once */
     int64_t created_s;
     char id[REQUEST_ID_BYTES];
+    struct buf head;    /* of the answer or of each chunk, up to its choices; made by reply_begin */
     uint32_t n_choices; /* of each request */
     size_t n_requests;
     struct generation_request *requests; /* [n_requests] */
     struct cursor *cursors;              /* [n_requests][n_choices] */
 };
 
-/* reply.c: JSON of what has been generated since the cursor, or NULL (*ret_out_of_memory) */
-enum reply_more {
-    REPLY_NOTHING, /* nothing new */
-    REPLY_SOME,
-    REPLY_FAILED, /* out of memory */
+/* reply.c. An answer, or a chunk of a stream, is reply_begin, choices with commas between them,
+ * reply_end. What fails is told in out->status. */
+enum reply_usage_kind {
+    USAGE_NONE,
+    USAGE_NULL, /* a chunk of a stream that will end with the usage */
+    USAGE_FULL, /* once all requests are done */
 };
 
-/* The next part of a choice: all there is where g is not streamed, a bounded piece where it is.
- * Advances the cursor. Takes the request's lock. */
-enum reply_more reply_choice(struct generation *g, size_t request, uint32_t choice, json_t **ret);
-json_t *reply_usage(const struct generation *g); /* once all requests are done */
-/* The object around choices: a whole answer, or a chunk of a stream. Takes choices and usage (NULL:
- * none). */
-json_t *reply_envelope(struct generation *g, json_t *choices, json_t *usage);
+void reply_begin(struct generation *g, struct buf *out);
+/* The next part of a choice: all there is where g is not streamed, a bounded piece where it is;
+ * false: nothing is new. Advances the cursor. Takes the request's lock. */
+bool reply_choice(struct generation *g, size_t request, uint32_t choice, struct buf *out);
+void reply_end(struct generation *g, enum reply_usage_kind usage, struct buf *out);
 
 /* reply_logprobs.c: of tokens from..to of a choice, with those of the prompt before them if
  * `prompt`. The request's lock is held. */

@@ -47,6 +47,12 @@ static void describe_remote(const struct sockaddr *at, char out[HTTP_REMOTE_BYTE
     }
 }
 
+static void http_count(struct http *h, enum http_count what, int64_t change)
+{
+    if (h->options.count)
+        h->options.count(what, change, h->options.user);
+}
+
 static struct conn *conn_new(struct http *h, struct MHD_Connection *mhd)
 {
     const union MHD_ConnectionInfo *fd =
@@ -54,15 +60,22 @@ static struct conn *conn_new(struct http *h, struct MHD_Connection *mhd)
     const union MHD_ConnectionInfo *at =
         MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
     struct conn *c = calloc(1, sizeof *c);
+    bool welcome;
 
     if (!c)
         return NULL;
     c->http = h;
     c->fd = fd->connect_fd;
     describe_remote(at ? at->client_addr : NULL, c->remote);
+    http_client_set(&c->client, at ? at->client_addr : NULL);
     pthread_mutex_lock(&h->lock);
+    welcome = http_client_enter(c);
     http_watch_receive(c);
     pthread_mutex_unlock(&h->lock);
+    if (!welcome) {
+        http_client_refuse(c);
+        http_count(h, HTTP_REFUSED, 1);
+    }
     return c;
 }
 
@@ -70,6 +83,7 @@ static void conn_free(struct conn *c)
 {
     pthread_mutex_lock(&c->http->lock);
     http_watch_received(c);
+    http_client_leave(c);
     pthread_mutex_unlock(&c->http->lock);
     free(c);
 }
@@ -88,8 +102,7 @@ static void http_connection(void *arg, struct MHD_Connection *mhd, void **contex
         return;
     }
     if (*context || code != MHD_CONNECTION_NOTIFY_STARTED)
-        if (h->options.count)
-            h->options.count(code == MHD_CONNECTION_NOTIFY_STARTED ? 1 : -1, 0, h->options.user);
+        http_count(h, HTTP_CONNECTIONS, code == MHD_CONNECTION_NOTIFY_STARTED ? 1 : -1);
 }
 
 /* --- exchanges --- */
@@ -137,8 +150,7 @@ static struct exchange *exchange_new(struct http *h, struct MHD_Connection *mhd,
     pthread_mutex_lock(&h->lock);
     h->n_exchanges++;
     pthread_mutex_unlock(&h->lock);
-    if (h->options.count)
-        h->options.count(0, 1, h->options.user);
+    http_count(h, HTTP_REQUESTS, 1);
     return x;
 }
 
@@ -293,11 +305,12 @@ static void exchange_dispatch(struct exchange *x)
     http_watch_received(x->conn);
     pthread_mutex_unlock(&x->http->lock);
     if (x->overflow) {
-        exchange_refuse(x, 413, "the request body is larger than this server allows");
+        exchange_set_header(x, MHD_HTTP_HEADER_CONNECTION, "close");
+        exchange_refuse(x, 413, "the request body is larger than this server allows (--max-body)");
         return;
     }
     if (x->body.status) {
-        exchange_refuse(x, 500, "out of memory");
+        exchange_refuse(x, 503, "out of memory");
         return;
     }
     status = find_route(x);
@@ -327,16 +340,17 @@ static enum MHD_Result http_access(void *arg, struct MHD_Connection *mhd, const 
                                    const char *method, const char *version, const char *upload,
                                    size_t *upload_len, void **context)
 {
+    struct http *h = arg;
     struct exchange *x = *context;
     const char *why;
     int status;
 
     if (!x) {
-        x = exchange_new(arg, mhd, path, method);
+        x = exchange_new(h, mhd, path, method);
         if (!x)
-            return MHD_NO;
+            return MHD_queue_response(mhd, MHD_HTTP_SERVICE_UNAVAILABLE, h->no_memory);
         *context = x;
-        status = http_check(x, version, &why);
+        status = http_check(x, method, version, &why);
         if (!status)
             return MHD_YES;
         exchange_refuse(x, status, why);
@@ -354,6 +368,18 @@ static enum MHD_Result http_access(void *arg, struct MHD_Connection *mhd, const 
     return http_answer_drive(x);
 }
 
+/* Called with the request line, before it is taken apart. Leaves the exchange's context empty. */
+static void *http_uri(void *arg, const char *uri, struct MHD_Connection *mhd)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+
+    (void)arg;
+    if (info && info->socket_context)
+        http_raw_uri(info->socket_context, uri);
+    return NULL;
+}
+
 static size_t keep_escapes(void *arg, struct MHD_Connection *mhd, char *text)
 {
     (void)arg;
@@ -362,6 +388,18 @@ static size_t keep_escapes(void *arg, struct MHD_Connection *mhd, char *text)
 }
 
 /* --- start and end --- */
+
+static int make_no_memory(struct http *h, struct mt_err *reterr)
+{
+    static char text[] = HTTP_NO_MEMORY;
+
+    h->no_memory = MHD_create_response_from_buffer(strlen(text), text, MHD_RESPMEM_PERSISTENT);
+    if (h->no_memory &&
+        MHD_add_response_header(h->no_memory, MHD_HTTP_HEADER_RETRY_AFTER, "2") == MHD_YES &&
+        MHD_add_response_header(h->no_memory, MHD_HTTP_HEADER_CONNECTION, "close") == MHD_YES)
+        return 0;
+    return mt_error(reterr, MT_ENOMEM, "the HTTP server: out of memory");
+}
 
 static int start_mhd(struct http *h, struct mt_err *reterr)
 {
@@ -375,7 +413,8 @@ static int start_mhd(struct http *h, struct mt_err *reterr)
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, o->max_header, MHD_OPTION_CONNECTION_TIMEOUT, stall_s,
         MHD_OPTION_NOTIFY_COMPLETED, http_completed, h, MHD_OPTION_NOTIFY_CONNECTION,
         http_connection, h, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL,
-        MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
+        MHD_OPTION_URI_LOG_CALLBACK, http_uri, NULL, MHD_OPTION_STRICT_FOR_CLIENT, h->raw ? 0 : 1,
+        MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
     if (!h->mhd)
         return mt_error(reterr, MT_EIO, "cannot start the HTTP server: %s", strerror(errno));
     return 0;
@@ -389,6 +428,8 @@ static void http_destroy(struct http *h)
         h->all_wakers = w->next_all;
         free(w);
     }
+    if (h->no_memory)
+        MHD_destroy_response(h->no_memory);
     pthread_cond_destroy(&h->changed);
     pthread_mutex_destroy(&h->lock);
     free(h->watch_fds);
@@ -407,6 +448,7 @@ int http_start(const struct http_options *options, int fd, struct http **ret, st
     h->options = *options;
     h->listen_fd = fd;
     h->watch_until_us = UINT64_MAX;
+    h->raw = http_raw_known();
     TAILQ_INIT(&h->receiving);
     TAILQ_INIT(&h->waiting);
     pthread_mutex_init(&h->lock, NULL);
@@ -419,6 +461,8 @@ int http_start(const struct http_options *options, int fd, struct http **ret, st
     if (!h->watch_fds || !h->watch_xs)
         status = mt_error(reterr, MT_ENOMEM, "the HTTP server: out of memory");
     else
+        status = make_no_memory(h, reterr);
+    if (!status)
         status = http_watch_start(h, reterr);
     if (!status)
         status = start_mhd(h, reterr);

@@ -46,20 +46,29 @@ struct http_access {
     uint64_t us;      /* from the end of the headers */
 };
 
+enum http_count {
+    HTTP_CONNECTIONS, /* open ones */
+    HTTP_REQUESTS,
+    HTTP_REFUSED, /* connections over max_client_connections */
+};
+
 struct http_options {
     uint32_t threads;
-    uint32_t max_connections;             /* further ones wait in the listen backlog */
+    uint32_t max_connections; /* further ones wait in the listen backlog */
+    /* Of one address; further ones are answered 429 and closed. 0: three quarters of
+     * max_connections, and no limit for this machine's own, behind which there may be a proxy. */
+    uint32_t max_client_connections;
     size_t max_uri, max_header, max_body; /* bytes: 414, 431, 413 */
     int64_t receive_ms; /* a connection has this long, from its start or its last answer, to deliver
                            its next request */
     int64_t stall_ms;   /* a client that takes nothing of its answer for this long is cut off */
+    int64_t ping_ms; /* a stream that is silent for this long gets its answer's `idle`; 0: never */
     const struct http_route *routes; /* ended by a row without a path */
     void *user;                      /* for the callbacks */
     /* Makes the answer to a request that no handler sees, by exchange_reply. */
     void (*refuse)(struct exchange *x, int status, const char *why, void *user);
     void (*log)(const struct http_access *a, void *user); /* any server thread; NULL allowed */
-    void (*count)(int64_t connections, int64_t exchanges,
-                  void *user); /* changes, +1 or -1; NULL allowed */
+    void (*count)(enum http_count what, int64_t change, void *user); /* +1 or -1; NULL allowed */
 };
 
 /* Makes a listening socket. Port 0 is any free one; *ret_port tells which. */
@@ -91,8 +100,8 @@ void exchange_set_header(struct exchange *x, const char *name, const char *value
 void exchange_note(struct exchange *x, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
-/* Answers now. Takes body's bytes; a body with an error status becomes a plain 500. type is
- * borrowed for ever. */
+/* Answers now. Takes body's bytes; a body with an error status (out of memory) becomes a plain 503.
+ * type is borrowed for ever. */
 void exchange_reply(struct exchange *x, int status, const char *type, struct buf *body);
 
 enum answer_step {
@@ -108,6 +117,8 @@ struct answer_ops {
     /* The exchange is over. cut: before its end was pulled (the client left, or the server stops):
      * cancel the work. */
     void (*free)(void *state, bool cut);
+    /* Sent between two pulls of a stream that has been silent for ping_ms; NULL: nothing is. */
+    const char *idle;
 };
 
 /* Answers later. streamed: the 200 goes out now, and each pull's output as soon as it is there;

@@ -24,8 +24,6 @@ void exchange_set_header(struct exchange *x, const char *name, const char *value
 
 void exchange_reply(struct exchange *x, int status, const char *type, struct buf *body)
 {
-    static const char FAILED[] = "out of memory\n";
-
     x->status = status;
     x->type = type;
     buf_done(&x->out);
@@ -34,10 +32,12 @@ void exchange_reply(struct exchange *x, int status, const char *type, struct buf
     if (!x->out.status)
         return;
     buf_done(&x->out);
-    buf_init(&x->out, sizeof FAILED);
-    buf_puts(&x->out, FAILED);
-    x->status = MHD_HTTP_INTERNAL_SERVER_ERROR;
+    buf_init(&x->out, sizeof HTTP_NO_MEMORY);
+    x->status = MHD_HTTP_SERVICE_UNAVAILABLE;
     x->type = "text/plain; charset=utf-8";
+    if (buf_puts(&x->out, HTTP_NO_MEMORY))
+        buf_reset(&x->out); /* an empty body will do */
+    exchange_set_header(x, MHD_HTTP_HEADER_RETRY_AFTER, "2");
 }
 
 void exchange_answer(struct exchange *x, const struct answer_ops *ops, void *state,
@@ -51,6 +51,7 @@ void exchange_answer(struct exchange *x, const struct answer_ops *ops, void *sta
     buf_done(&x->out);
     buf_init(&x->out, ANSWER_MAX_OUT);
     pthread_mutex_lock(&x->http->lock);
+    x->quiet_us = http_now_us();
     http_watch_answer(x);
     pthread_mutex_unlock(&x->http->lock);
 }
@@ -101,13 +102,27 @@ void http_wake(struct http_waker *w, const void *key)
     pthread_mutex_unlock(&h->lock);
 }
 
+void http_answer_ping(struct exchange *x, uint64_t now)
+{
+    const int64_t ping_ms = x->http->options.ping_ms;
+
+    if (!ping_ms || !x->asleep || !x->streamed || !x->answer->idle ||
+        now < x->quiet_us + (uint64_t)ping_ms * 1000)
+        return;
+    x->ping = true;
+    x->quiet_us = now;
+    http_answer_rouse(x);
+}
+
 /* Before a pull. False: the client is gone, or the server stops. */
-static bool answer_look(struct exchange *x)
+static bool answer_look(struct exchange *x, bool *ret_ping)
 {
     bool go;
 
     pthread_mutex_lock(&x->http->lock);
     x->awake = false;
+    *ret_ping = x->ping;
+    x->ping = false;
     go = !x->gone && !x->http->stopping;
     pthread_mutex_unlock(&x->http->lock);
     return go;
@@ -121,6 +136,10 @@ static bool answer_sleep(struct exchange *x)
     pthread_mutex_lock(&x->http->lock);
     asleep = !x->awake && !x->gone && !x->http->stopping;
     if (asleep) {
+        if (x->quiet_sent != x->sent) {
+            x->quiet_sent = x->sent;
+            x->quiet_us = http_now_us();
+        }
         x->asleep = true;
         MHD_suspend_connection(x->mhd);
     }
@@ -161,6 +180,8 @@ static size_t answer_take(struct exchange *x, char *to, size_t max)
 static ssize_t answer_read(void *arg, uint64_t pos, char *to, size_t max)
 {
     struct exchange *x = arg;
+    enum answer_step step;
+    bool ping;
 
     (void)pos;
     for (;;) {
@@ -168,9 +189,12 @@ static ssize_t answer_read(void *arg, uint64_t pos, char *to, size_t max)
             return (ssize_t)answer_take(x, to, max);
         if (x->ended)
             return MHD_CONTENT_READER_END_OF_STREAM;
-        if (!answer_look(x))
+        if (!answer_look(x, &ping))
             return MHD_CONTENT_READER_END_WITH_ERROR;
-        if (answer_pull(x) == ANSWER_WAIT && !x->out.len && !x->out.status && answer_sleep(x))
+        step = answer_pull(x);
+        if (step == ANSWER_WAIT && !x->out.len && ping)
+            buf_puts(&x->out, x->answer->idle); /* between two pulls, so never within an event */
+        else if (step == ANSWER_WAIT && !x->out.len && !x->out.status && answer_sleep(x))
             return 0;
         if (x->out.status)
             return MHD_CONTENT_READER_END_WITH_ERROR;
@@ -210,8 +234,12 @@ static enum MHD_Result answer_queue(struct exchange *x)
         ok = MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-cache");
     for (unsigned i = 0; ok == MHD_YES && i < x->n_headers; i++)
         ok = MHD_add_response_header(response, x->headers[i].name, x->headers[i].value);
-    if (ok == MHD_YES)
+    if (ok == MHD_YES) {
         ok = MHD_queue_response(x->mhd, (unsigned)x->status, response);
+    } else { /* out of memory */
+        x->status = MHD_HTTP_SERVICE_UNAVAILABLE;
+        ok = MHD_queue_response(x->mhd, MHD_HTTP_SERVICE_UNAVAILABLE, x->http->no_memory);
+    }
     if (response)
         MHD_destroy_response(response);
     return ok;
@@ -219,16 +247,18 @@ static enum MHD_Result answer_queue(struct exchange *x)
 
 enum MHD_Result http_answer_drive(struct exchange *x)
 {
+    bool ping;
+
     if (!x->answer || x->streamed)
         return answer_queue(x);
     while (!x->ended) {
-        if (!answer_look(x))
+        if (!answer_look(x, &ping))
             return MHD_NO;
         if (answer_pull(x) == ANSWER_WAIT && answer_sleep(x))
             return MHD_YES;
     }
     if (x->out.status)
-        exchange_reply(x, MHD_HTTP_INTERNAL_SERVER_ERROR, NULL,
+        exchange_reply(x, MHD_HTTP_SERVICE_UNAVAILABLE, NULL,
                        &(struct buf){.status = x->out.status});
     return answer_queue(x);
 }

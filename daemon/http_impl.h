@@ -10,13 +10,25 @@
 #include "daemon/http.h"
 
 #define HTTP_MAX_SET_HEADERS 4
+#define HTTP_CLIENT_BUCKETS 1024
+#define HTTP_NO_MEMORY "out of memory\n"
+
+struct http_client {
+    uint8_t key[8];
+    uint8_t length; /* of it; 0: a connection without an address */
+    bool local;     /* a loopback address */
+};
 
 /* One client connection, from accept to close. */
 struct conn {
     struct http *http;
     int fd; /* libmicrohttpd's; open as long as this object lives */
     char remote[HTTP_REMOTE_BYTES];
+    struct http_client client;
+    uintptr_t uri_end; /* of the request at hand, in libmicrohttpd's buffer */
     /* under http.lock */
+    LIST_ENTRY(conn) same_bucket; /* in http.clients, if counted */
+    bool counted;
     TAILQ_ENTRY(conn) link; /* in http.receiving, oldest first, while a request is awaited */
     bool receiving;
     uint64_t since_us;
@@ -64,15 +76,20 @@ struct exchange {
     /* under http.lock */
     TAILQ_ENTRY(exchange) link; /* in http.waiting, while an answer is awaited */
     bool waiting;
-    bool asleep; /* the connection is suspended */
-    bool awake;  /* woken since it last looked */
-    bool gone;   /* the client went away */
+    bool asleep;         /* the connection is suspended */
+    bool awake;          /* woken since it last looked */
+    bool gone;           /* the client went away */
+    bool ping;           /* it has been silent for too long */
+    uint64_t quiet_us;   /* since when it is */
+    uint64_t quiet_sent; /* what had been sent by then */
     struct http_waker *wakers;
 };
 
 struct http {
     struct http_options options;
     struct MHD_Daemon *mhd;
+    bool raw;                       /* http_raw_check works with this libmicrohttpd */
+    struct MHD_Response *no_memory; /* 503, made beforehand */
     int listen_fd;
     bool quiesced;
     pthread_t watcher;
@@ -84,7 +101,8 @@ struct http {
     TAILQ_HEAD(exchange_list, exchange) waiting;
     uint32_t n_exchanges;
     bool stopping;
-    uint64_t watch_until_us;  /* when the watcher wakes up by itself; UINT64_MAX: never */
+    uint64_t watch_until_us; /* when the watcher wakes up by itself; UINT64_MAX: never */
+    LIST_HEAD(conn_bucket, conn) clients[HTTP_CLIENT_BUCKETS];
     struct pollfd *watch_fds; /* [options.max_connections], the watcher's */
     struct exchange **watch_xs;
     struct http_waker *free_wakers, *all_wakers;
@@ -103,14 +121,28 @@ void http_watch_received(struct conn *c);
 void http_watch_answer(struct exchange *x);
 void http_watch_answered(struct exchange *x);
 
+/* http_client.c */
+void http_client_set(struct http_client *c, const struct sockaddr *at); /* NULL allowed */
+bool http_client_enter(struct conn *conn);        /* false: it is one too many; needs http.lock */
+void http_client_leave(struct conn *conn);        /* needs http.lock */
+void http_client_refuse(const struct conn *conn); /* answers and ends the connection */
+
 /* http_answer.c */
 /* Queues the exchange's answer as far as it is there, or puts the connection to sleep until more
  * is. */
 enum MHD_Result http_answer_drive(struct exchange *x);
-void http_answer_rouse(struct exchange *x); /* wakes the connection up; needs http.lock */
+/* Both need http.lock. */
+void http_answer_rouse(struct exchange *x); /* wakes the connection up */
+void http_answer_ping(struct exchange *x,
+                      uint64_t now); /* likewise, if it has been silent for long */
 
 /* http_check.c: what libmicrohttpd 0.9.75 lets through and must not. 0, or the status to refuse
  * with. */
-int http_check(struct exchange *x, const char *version, const char **ret_why);
+int http_check(struct exchange *x, const char *method, const char *version, const char **ret_why);
+
+/* http_raw.c */
+bool http_raw_known(void);
+void http_raw_uri(struct conn *c, const char *uri); /* before it is taken apart */
+bool http_raw_check(const struct exchange *x, const char *method, const char *version);
 
 #endif

@@ -1,7 +1,8 @@
 /* The watcher: one thread beside libmicrohttpd's, for what that does not do.
  *
  * - A suspended connection is not polled, so its client's leaving goes unnoticed: while answers are
- * awaited, their sockets are looked at every HTTP_WATCH_MS.
+ * awaited, their sockets are looked at every HTTP_WATCH_MS. A stream that has been silent for long
+ * is then woken up to say so.
  * - Its timeout is idle-only, so a drip of one byte a second holds a connection for ever: a
  * connection has receive_ms to deliver its next request, whole.
  *
@@ -115,6 +116,7 @@ static void watch_wait(struct http *h)
 static void *watch_run(void *arg)
 {
     struct http *h = arg;
+    struct exchange *x;
 
     pthread_mutex_lock(&h->lock);
     while (!h->stopping) {
@@ -124,6 +126,8 @@ static void *watch_run(void *arg)
             h->watch_until_us = UINT64_MAX;
             watch_overdue(h, now);
             watch_gone(h);
+            TAILQ_FOREACH(x, &h->waiting, link)
+                http_answer_ping(x, now);
             if (!TAILQ_EMPTY(&h->receiving))
                 h->watch_until_us = receive_deadline(TAILQ_FIRST(&h->receiving));
             if (!TAILQ_EMPTY(&h->waiting) && now + WATCH_US < h->watch_until_us)

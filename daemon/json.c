@@ -1,5 +1,6 @@
 #include "daemon/json.h"
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +33,28 @@ static int check_depth(const uint8_t *bytes, size_t len, unsigned max_depth, str
     return 0;
 }
 
+/* jansson hides some failed allocations, and in one place loses bytes of a string over them: so
+ * they are noted here. */
+static _Thread_local bool alloc_failed;
+static pthread_once_t alloc_once = PTHREAD_ONCE_INIT;
+static json_malloc_t alloc_real;
+
+static void *alloc_noted(size_t size)
+{
+    void *p = alloc_real(size);
+
+    alloc_failed |= !p;
+    return p;
+}
+
+static void alloc_note(void)
+{
+    json_free_t release;
+
+    json_get_alloc_funcs(&alloc_real, &release);
+    json_set_alloc_funcs(alloc_noted, release);
+}
+
 int json_read(const uint8_t *bytes, size_t len, unsigned max_depth, json_t **ret,
               struct mt_err *reterr)
 {
@@ -43,7 +66,13 @@ int json_read(const uint8_t *bytes, size_t len, unsigned max_depth, json_t **ret
         return status;
     if (!len)
         return mt_error(reterr, MT_EINVAL, "expected a JSON object, found an empty body");
+    pthread_once(&alloc_once, alloc_note);
+    alloc_failed = false;
     root = json_loadb((const char *)bytes, len, JSON_REJECT_DUPLICATES, &error);
+    if (alloc_failed) {
+        json_decref(root);
+        return mt_error(reterr, MT_ENOMEM, "no memory for the JSON of %zu bytes", len);
+    }
     if (!root && json_error_code(&error) == json_error_null_character)
         return mt_error(reterr, MT_EINVAL,
                         "line %d, column %d: the character \\u0000 is not supported", error.line,
@@ -100,6 +129,73 @@ void json_print(json_t *root, struct buf *out)
         !out->status)
         out->status = MT_ENOMEM;
     json_decref(root);
+}
+
+/* Bytes from the start of text that need no escape. */
+static size_t plain_chars(const uint8_t *text, size_t len)
+{
+    size_t n = 0;
+
+    while (n < len && text[n] >= 0x20 && text[n] != '"' && text[n] != '\\')
+        n++;
+    return n;
+}
+
+static void put_escape(struct buf *out, uint8_t c)
+{
+    static const char NAMED[] = "\"\\\b\f\n\r\t", LETTERS[] = "\"\\bfnrt";
+    const char *at = memchr(NAMED, c, sizeof NAMED - 1);
+
+    if (at)
+        buf_append(out, (char[]){'\\', LETTERS[at - NAMED]}, 2);
+    else
+        buf_printf(out, "\\u%04X", c);
+}
+
+void json_put_chars(struct buf *out, const void *text, size_t len)
+{
+    const uint8_t *at = text;
+
+    while (len) {
+        const size_t valid = utf8_check(at, len);
+        size_t bad = 0, n;
+        uint32_t cp;
+
+        for (size_t done = 0; done < valid; done += n + (done + n < valid)) {
+            n = plain_chars(at + done, valid - done);
+            buf_append(out, at + done, n);
+            if (done + n < valid)
+                put_escape(out, at[done + n]);
+        }
+        if (valid < len) {
+            const int taken = utf8_next(at + valid, len - valid, &cp);
+
+            bad = taken ? (size_t)abs(taken) : len - valid;
+            buf_puts(out, "\xef\xbf\xbd");
+        }
+        at += valid + bad;
+        len -= valid + bad;
+    }
+}
+
+void json_put_text(struct buf *out, const void *text, size_t len)
+{
+    buf_append(out, "\"", 1);
+    json_put_chars(out, text, len);
+    buf_append(out, "\"", 1);
+}
+
+void json_put_int(struct buf *out, int64_t value)
+{
+    char digits[20], *at = digits + sizeof digits;
+    uint64_t left = value < 0 ? -(uint64_t)value : (uint64_t)value;
+
+    do
+        *--at = (char)('0' + left % 10);
+    while (left /= 10);
+    if (value < 0)
+        *--at = '-';
+    buf_append(out, at, (size_t)(digits + sizeof digits - at));
 }
 
 const char *json_kind(const json_t *value)

@@ -24,6 +24,12 @@ json_t *json_whole(json_t *list, size_t n);
  * out->status. */
 void json_print(json_t *root, struct buf *out);
 
+/* Without jansson, for what is written with every token. Text is quoted and escaped as jansson does
+ * it; what is not UTF-8 becomes U+FFFD. */
+void json_put_text(struct buf *out, const void *text, size_t len);
+void json_put_chars(struct buf *out, const void *text, size_t len); /* without the quotes */
+void json_put_int(struct buf *out, int64_t value);
+
 /* "a string", "an integer", ... as messages say it. */
 const char *json_kind(const json_t *value);
 

@@ -4,6 +4,7 @@
  * a drain. Signals are blocked in every thread and taken by sigtimedwait here, so nothing runs in a
  * handler. */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -26,8 +27,9 @@
 
 #define START_POLL_MS 100
 #define DRAIN_POLL_MS 50
-#define SPARE_DESCRIPTORS 256 /* for files, ranks and pipes */
-#define FLUSH_MS 300          /* for the last answers to leave, after the engine's end */
+#define SPARE_DESCRIPTORS 64 /* for files, pipes and the server's threads; and 2 a rank */
+#define FEWEST_CONNECTIONS 16
+#define FLUSH_MS 300 /* for the last answers to leave, after the engine's end */
 
 struct daemon {
     struct config config;
@@ -64,14 +66,15 @@ static void log_access(const struct http_access *a, void *user)
               a->note);
 }
 
-static void count_http(int64_t connections, int64_t exchanges, void *user)
+static void count_http(enum http_count what, int64_t change, void *user)
 {
     struct routes *routes = user;
 
-    if (connections)
-        metrics_move(routes->metrics, METRIC_CONNECTIONS, connections);
-    if (exchanges)
-        metrics_add(routes->metrics, METRIC_HTTP_REQUESTS, (uint64_t)exchanges);
+    switch (what) {
+    case HTTP_CONNECTIONS: metrics_move(routes->metrics, METRIC_CONNECTIONS, change); break;
+    case HTTP_REQUESTS: metrics_add(routes->metrics, METRIC_HTTP_REQUESTS, 1); break;
+    case HTTP_REFUSED: metrics_add(routes->metrics, METRIC_HTTP_REFUSED, 1); break;
+    }
 }
 
 /* --- the engine behind the routes --- */
@@ -185,6 +188,7 @@ static void set_routes(struct daemon *d)
                    .sequences = c->max_sequences,
                    .stops = c->max_stops,
                    .stop_bytes = c->max_stop_bytes,
+                   .stop_tokens = c->max_stop_tokens,
                    .logprobs = c->max_logprobs,
                    .messages = c->max_messages,
                    .json_depth = c->max_json_depth},
@@ -197,11 +201,13 @@ static int start_http(struct daemon *d, struct mt_err *reterr)
     const struct http_options options = {
         .threads = (uint32_t)c->http_threads,
         .max_connections = (uint32_t)c->max_connections,
+        .max_client_connections = (uint32_t)c->max_client_connections,
         .max_uri = (size_t)c->max_uri,
         .max_header = (size_t)c->max_header,
         .max_body = (size_t)c->max_body,
         .receive_ms = c->receive_deadline,
         .stall_ms = c->stall_deadline,
+        .ping_ms = c->stream_ping,
         .routes = ROUTES,
         .user = &d->routes,
         .refuse = routes_refuse,
@@ -217,26 +223,42 @@ static int start_http(struct daemon *d, struct mt_err *reterr)
     return status;
 }
 
-/* Connections need descriptors; the soft limit is often 1024. What the hard limit does not allow
- * shows as connections that wait to be accepted. */
-static void raise_descriptors(const struct config *c)
+/* Connections need descriptors; the soft limit is often 1024. Where the hard limit allows fewer,
+ * there are fewer connections, so that the worker job can always be launched again. */
+static int share_descriptors(struct config *c, struct mt_err *reterr)
 {
-    const rlim_t want = (rlim_t)c->max_connections + SPARE_DESCRIPTORS;
+    const int64_t spare = SPARE_DESCRIPTORS + 2 * c->ranks, want = c->max_connections + spare;
     struct rlimit limit;
 
-    if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur >= want)
-        return;
-    limit.rlim_cur = want < limit.rlim_max ? want : limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
+    if (getrlimit(RLIMIT_NOFILE, &limit))
+        return mt_error(reterr, MT_EIO, "getrlimit: %s", strerror(errno));
+    if (limit.rlim_cur >= (rlim_t)want)
+        return 0;
+    limit.rlim_cur = (rlim_t)want < limit.rlim_max ? (rlim_t)want : limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit))
+        return mt_error(reterr, MT_EIO, "setrlimit: %s", strerror(errno));
+    if (limit.rlim_cur >= (rlim_t)want)
+        return 0;
+    if ((int64_t)limit.rlim_cur < spare + FEWEST_CONNECTIONS)
+        return mt_error(reterr, MT_ELIMIT,
+                        "this process may open %" PRIu64 " files (ulimit -n), expected at least "
+                        "%" PRId64,
+                        (uint64_t)limit.rlim_cur, spare + FEWEST_CONNECTIONS);
+    log_event(LOG_LEVEL_WARN, "fewer_connections",
+              "max_connections=%" PRId64 " allowed=%" PRId64 " open_files=%" PRIu64,
+              c->max_connections, (int64_t)limit.rlim_cur - spare, (uint64_t)limit.rlim_cur);
+    c->max_connections = (int64_t)limit.rlim_cur - spare;
+    return 0;
 }
 
 /* The socket comes before the engine, so that a port in use is found out before any worker starts.
  */
 static int start(struct daemon *d, struct mt_err *reterr)
 {
-    int status;
+    int status = share_descriptors(&d->config, reterr);
 
-    raise_descriptors(&d->config);
+    if (status)
+        return status;
     d->metrics = metrics_new();
     if (!d->metrics)
         return mt_error(reterr, MT_ENOMEM, "out of memory");
@@ -369,6 +391,19 @@ static void finish(struct daemon *d)
     config_done(&d->config);
 }
 
+/* Who starts us may have closed a standard descriptor; a socket must not take its place and receive
+ * the log. */
+static void hold_standard_descriptors(void)
+{
+    int fd;
+
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd > STDERR_FILENO)
+        close(fd);
+}
+
 static int run(struct daemon *d)
 {
     struct mt_err err;
@@ -376,6 +411,7 @@ static int run(struct daemon *d)
     sigset_t signals;
     int rc;
 
+    hold_standard_descriptors();
     sigemptyset(&signals);
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGTERM);

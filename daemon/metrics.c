@@ -40,6 +40,10 @@ static const struct row counters[METRIC_COUNTERS] = {
     [METRIC_STEPS] = {"steps_total", "", "Forward passes of all ranks.", 1},
     [METRIC_RESTARTS] = {"job_restarts_total", "", "Relaunches of the worker job.", 1},
     [METRIC_HTTP_REQUESTS] = {"http_requests_total", "", "HTTP requests received.", 1},
+    [METRIC_HTTP_REFUSED] = {"http_connections_refused_total", "",
+                             "Connections over the limit of their client.", 1},
+    [METRIC_LOG_DROPPED] = {"log_lines_dropped_total", "",
+                            "Log lines that standard error did not take.", 1},
 };
 
 static const struct row gauges[METRIC_GAUGES] = {
@@ -119,6 +123,11 @@ void metrics_free(struct metrics *m)
 void metrics_add(struct metrics *m, enum metric_counter c, uint64_t n)
 {
     __atomic_fetch_add(&m->counters[c], n, __ATOMIC_RELAXED);
+}
+
+void metrics_total(struct metrics *m, enum metric_counter c, uint64_t total)
+{
+    __atomic_store_n(&m->counters[c], total, __ATOMIC_RELAXED);
 }
 
 void metrics_set(struct metrics *m, enum metric_gauge g, int64_t value)

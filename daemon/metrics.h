@@ -23,6 +23,8 @@ enum metric_counter {
     METRIC_STEPS,
     METRIC_RESTARTS,
     METRIC_HTTP_REQUESTS,
+    METRIC_HTTP_REFUSED,
+    METRIC_LOG_DROPPED,
     METRIC_COUNTERS,
 };
 
@@ -54,6 +56,8 @@ struct metrics;
 struct metrics *metrics_new(void); /* NULL: out of memory */
 void metrics_free(struct metrics *m);
 void metrics_add(struct metrics *m, enum metric_counter c, uint64_t n);
+/* For a total that is counted elsewhere. */
+void metrics_total(struct metrics *m, enum metric_counter c, uint64_t total);
 void metrics_set(struct metrics *m, enum metric_gauge g, int64_t value);
 void metrics_move(struct metrics *m, enum metric_gauge g, int64_t delta);
 void metrics_observe(struct metrics *m, enum metric_histogram h, uint64_t value);

@@ -348,7 +348,8 @@ static bool read_stops(const json_t *root, const struct limits *limits, struct c
     return true;
 }
 
-static bool read_stop_tokens(const json_t *root, struct call *c, struct problem *p)
+static bool read_stop_tokens(const json_t *root, const struct limits *limits, struct call *c,
+                             struct problem *p)
 {
     const json_t *list = json_object_get(root, "stop_token_ids");
     int32_t *ids;
@@ -358,11 +359,11 @@ static bool read_stop_tokens(const json_t *root, struct call *c, struct problem 
         return true;
     if (!json_is_array(list))
         return params_wrong_type(p, "stop_token_ids", "an array of token ids", list);
-    if (json_array_size(list) > REQUEST_MAX_STOP_TOKENS)
-        return problem_param(
-            p, "stop_token_ids",
-            "Invalid value for 'stop_token_ids': expected at most %d, but got %zu.",
-            REQUEST_MAX_STOP_TOKENS, json_array_size(list));
+    if ((int64_t)json_array_size(list) > limits->stop_tokens)
+        return problem_param(p, "stop_token_ids",
+                             "Invalid value for 'stop_token_ids': expected at most %" PRId64
+                             ", but got %zu.",
+                             limits->stop_tokens, json_array_size(list));
     if (!params_ids(list, "stop_token_ids", &ids, &n, p))
         return false;
     memcpy(c->params.stop_tokens, ids, n * sizeof *ids);
@@ -416,8 +417,11 @@ json_t *params_object(const uint8_t *body, size_t len, unsigned max_depth,
     json_t *root = NULL;
 
     if (json_read(body, len, max_depth, &root, &err)) {
-        problem_set(ret_problem, 400, NULL, "We could not parse the JSON body of your request: %s.",
-                    err.text);
+        if (err.status == MT_ENOMEM)
+            problem_memory(ret_problem);
+        else
+            problem_set(ret_problem, 400, NULL,
+                        "We could not parse the JSON body of your request: %s.", err.text);
         return NULL;
     }
     if (json_is_object(root))
@@ -445,7 +449,7 @@ bool call_parse(const uint8_t *body, size_t len, bool chat, const struct limits 
     return refuse_unsupported(root, ret_problem) && read_fields(root, chat, values, ret_problem) &&
            set_fields(values, limits, call, ret_problem) &&
            read_stops(root, limits, call, ret_problem) &&
-           read_stop_tokens(root, call, ret_problem) &&
+           read_stop_tokens(root, limits, call, ret_problem) &&
            read_stream_options(root, call, ret_problem);
 }
 

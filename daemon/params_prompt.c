@@ -11,7 +11,7 @@ static const char PROMPT_FORMS[] =
 
 static bool out_of_memory(struct problem *p)
 {
-    return problem_set(p, 500, NULL, "out of memory");
+    return problem_memory(p);
 }
 
 bool params_ids(const json_t *array, const char *name, int32_t **ret_ids, size_t *ret_n,

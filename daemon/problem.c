@@ -40,6 +40,11 @@ bool problem_set(struct problem *p, int status, const char *code, const char *fo
     return false;
 }
 
+bool problem_memory(struct problem *p)
+{
+    return problem_set(p, 503, "out_of_memory", "The server is out of memory; try again later.");
+}
+
 bool problem_from(struct problem *p, const struct mt_err *err)
 {
     switch (err->status) {
@@ -47,6 +52,7 @@ bool problem_from(struct problem *p, const struct mt_err *err)
     case MT_ELIMIT: return problem_set(p, 429, "rate_limit_exceeded", "%s", err->text);
     case MT_ECLOSED: return problem_set(p, 503, "unavailable", "%s", err->text);
     case MT_ETIMEOUT: return problem_set(p, 504, "timeout", "%s", err->text);
+    case MT_ENOMEM: return problem_memory(p);
     default: return problem_set(p, 500, NULL, "%s", err->text);
     }
 }

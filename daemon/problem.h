@@ -23,6 +23,8 @@ bool problem_param(struct problem *p, const char *param, const char *format, ...
 /* Any other. code may be NULL. */
 bool problem_set(struct problem *p, int status, const char *code, const char *format, ...)
     __attribute__((format(printf, 4, 5), cold));
+/* Memory ran out: a 503, because it may do later. */
+bool problem_memory(struct problem *p);
 /* The engine refused or failed a request: MT_ELIMIT is a 429, MT_ECLOSED a 503, and so on. */
 bool problem_from(struct problem *p, const struct mt_err *err);
 

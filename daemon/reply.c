@@ -1,4 +1,5 @@
-/* What has been generated, as OpenAI's JSON. A whole answer is one piece that begins at nothing; a
+/* What has been generated, as OpenAI's JSON, written straight into the answer: this runs for every
+ * token of every stream. A whole answer is one piece that begins at nothing; a
  * chunk of a stream is the piece since the last one. Pieces of a stream are bounded, so that a
  * client that was slow for a long time does not hold a request's lock for long. */
 #include <string.h>
@@ -48,110 +49,107 @@ static bool piece_cut(const struct generation *g, const struct request *r, const
     return ret->ends || ret->text > at->text || (tokens_count && ret->tokens > at->tokens);
 }
 
-static json_t *ids_json(const int32_t *ids, size_t n)
+static void put_ids(const int32_t *ids, size_t n, struct buf *out)
 {
-    json_t *list = json_array();
-
-    for (size_t i = 0; i < n; i++)
-        json_array_append_new(list, json_integer(ids[i]));
-    return json_whole(list, n);
+    buf_puts(out, "[");
+    for (size_t i = 0; i < n; i++) {
+        if (i)
+            buf_puts(out, ",");
+        json_put_int(out, ids[i]);
+    }
+    buf_puts(out, "]");
 }
 
-static json_t *tokens_json(const struct choice *c, uint32_t from, uint32_t to)
+static void put_tokens(const struct choice *c, uint32_t from, uint32_t to, struct buf *out)
 {
-    json_t *list = json_array();
-
-    for (uint32_t i = from; i < to; i++)
-        json_array_append_new(list, json_integer(c->tokens[i].token));
-    return json_whole(list, to - from);
+    buf_puts(out, "[");
+    for (uint32_t i = from; i < to; i++) {
+        if (i > from)
+            buf_puts(out, ",");
+        json_put_int(out, c->tokens[i].token);
+    }
+    buf_puts(out, "]");
 }
 
 /* The piece's text, after the echo where it starts. */
-static json_t *piece_text(const struct generation_request *q, const struct choice *c,
-                          const struct cursor *at, const struct piece *p)
+static void put_text(const struct generation_request *q, const struct choice *c,
+                     const struct cursor *at, const struct piece *p, struct buf *out)
 {
-    const char *text = (const char *)c->text.data;
-    struct buf whole;
-    json_t *value;
-
-    if (!p->starts || !q->echo.len)
-        return json_text(text ? text + at->text : "", p->text - at->text);
-    buf_init(&whole, q->echo.len + c->text.len);
-    buf_append(&whole, q->echo.data, q->echo.len);
-    buf_append(&whole, c->text.data, p->text - at->text);
-    value = whole.status ? NULL : json_text((const char *)whole.data, whole.len);
-    buf_done(&whole);
-    return value;
+    buf_puts(out, "\"");
+    if (p->starts && q->echo.len)
+        json_put_chars(out, q->echo.data, q->echo.len);
+    if (p->text > at->text)
+        json_put_chars(out, c->text.data + at->text, p->text - at->text);
+    buf_puts(out, "\"");
 }
 
-static json_t *piece_json(const struct generation *g, const struct generation_request *q,
-                          uint32_t index, const struct choice *c, struct cursor *at,
-                          const struct piece *p)
+static void put_piece(const struct generation *g, const struct generation_request *q,
+                      uint32_t index, const struct choice *c, struct cursor *at,
+                      const struct piece *p, struct buf *out)
 {
-    json_t *text = piece_text(q, c, at, p);
-    const char *finish = p->ends ? finish_reason_name(c->finish) : NULL;
-    json_t *logprobs = q->request->params.n_logprobs < 0
-                           ? json_null()
-                           : reply_logprobs(g, q, c, at, p->tokens, p->starts && g->echo);
-    json_t *choice;
-
-    if (!g->chat)
-        choice = json_pack("{s:I, s:o, s:o, s:s?}", "index", (json_int_t)index, "text", text,
-                           "logprobs", logprobs, "finish_reason", finish);
-    else if (g->stream)
-        choice = json_pack("{s:I, s:{s:o}, s:o, s:s?}", "index", (json_int_t)index, "delta",
-                           "content", text, "logprobs", logprobs, "finish_reason", finish);
+    buf_puts(out, "{\"index\":");
+    json_put_int(out, index);
+    buf_puts(out, !g->chat    ? ",\"text\":"
+                  : g->stream ? ",\"delta\":{\"content\":"
+                              : ",\"message\":{\"role\":\"assistant\",\"content\":");
+    put_text(q, c, at, p, out);
+    buf_puts(out, g->chat ? "},\"logprobs\":" : ",\"logprobs\":");
+    if (q->request->params.n_logprobs < 0)
+        buf_puts(out, "null");
     else
-        choice = json_pack("{s:I, s:{s:s, s:o}, s:o, s:s?}", "index", (json_int_t)index, "message",
-                           "role", "assistant", "content", text, "logprobs", logprobs,
-                           "finish_reason", finish);
-    if (choice && g->return_token_ids) {
-        if (!g->chat && p->starts)
-            json_object_set_new(choice, "prompt_token_ids",
-                                ids_json(q->request->prompt, q->request->n_prompt));
-        json_object_set_new(choice, "token_ids", tokens_json(c, at->tokens, p->tokens));
+        json_print(reply_logprobs(g, q, c, at, p->tokens, p->starts && g->echo), out);
+    buf_puts(out, ",\"finish_reason\":");
+    if (p->ends)
+        json_put_text(out, finish_reason_name(c->finish), strlen(finish_reason_name(c->finish)));
+    else
+        buf_puts(out, "null");
+    if (g->return_token_ids) {
+        if (!g->chat && p->starts) {
+            buf_puts(out, ",\"prompt_token_ids\":");
+            put_ids(q->request->prompt, q->request->n_prompt, out);
+        }
+        buf_puts(out, ",\"token_ids\":");
+        put_tokens(c, at->tokens, p->tokens, out);
     }
-    return choice;
+    buf_puts(out, "}");
 }
 
 /* A streamed chat begins, before anything is generated, with who speaks. */
-static json_t *role_json(uint32_t index)
+static void put_role(uint32_t index, struct buf *out)
 {
-    return json_pack("{s:I, s:{s:s, s:s}, s:n, s:n}", "index", (json_int_t)index, "delta", "role",
-                     "assistant", "content", "", "logprobs", "finish_reason");
+    buf_puts(out, "{\"index\":");
+    json_put_int(out, index);
+    buf_puts(out, ",\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,"
+                  "\"finish_reason\":null}");
 }
 
-enum reply_more reply_choice(struct generation *g, size_t request, uint32_t choice, json_t **ret)
+bool reply_choice(struct generation *g, size_t request, uint32_t choice, struct buf *out)
 {
     const struct generation_request *q = &g->requests[request];
     struct cursor *at = &g->cursors[request * g->n_choices + choice];
     uint32_t index = (uint32_t)request * g->n_choices + choice;
     const struct choice *c = &q->request->choices[choice];
-    json_t *json = NULL;
     struct piece p;
     bool some;
 
     if (g->chat && g->stream && !at->begun) {
         at->begun = true;
-        *ret = role_json(index);
-        return *ret ? REPLY_SOME : REPLY_FAILED;
+        put_role(index, out);
+        return true;
     }
     pthread_mutex_lock(&q->request->lock);
     some = piece_cut(g, q->request, c, at, &p);
     if (some)
-        json = piece_json(g, q, index, c, at, &p);
+        put_piece(g, q, index, c, at, &p, out);
     at->tokens = p.tokens;
     pthread_mutex_unlock(&q->request->lock);
     at->text = p.text;
     at->finished |= p.ends;
-    if (!some)
-        return REPLY_NOTHING;
-    at->begun = true;
-    *ret = json;
-    return json ? REPLY_SOME : REPLY_FAILED;
+    at->begun |= some;
+    return some;
 }
 
-json_t *reply_usage(const struct generation *g)
+static void reply_usage(const struct generation *g, struct buf *out)
 {
     json_int_t prompt = 0, cached = 0, generated = 0;
 
@@ -165,30 +163,47 @@ json_t *reply_usage(const struct generation *g)
             generated += r->choices[k].n_tokens;
         pthread_mutex_unlock(&r->lock);
     }
-    return json_pack("{s:I, s:I, s:I, s:{s:I}}", "prompt_tokens", prompt, "completion_tokens",
-                     generated, "total_tokens", prompt + generated, "prompt_tokens_details",
-                     "cached_tokens", cached);
+    json_print(json_pack("{s:I, s:I, s:I, s:{s:I}}", "prompt_tokens", prompt, "completion_tokens",
+                         generated, "total_tokens", prompt + generated, "prompt_tokens_details",
+                         "cached_tokens", cached),
+               out);
 }
 
-json_t *reply_envelope(struct generation *g, json_t *choices, json_t *usage)
+/* It is the same for every chunk of a stream, so it is made once. */
+void reply_begin(struct generation *g, struct buf *out)
 {
-    const char *object = !g->chat    ? "text_completion"
-                         : g->stream ? "chat.completion.chunk"
-                                     : "chat.completion";
-    json_t *root =
-        json_pack("{s:s, s:s, s:I, s:o, s:o}", "id", g->id, "object", object, "created",
-                  (json_int_t)g->created_s, "model",
-                  json_text(g->routes->model, strlen(g->routes->model)), "choices", choices);
+    struct buf *head = &g->head;
 
-    if (root && g->chat && g->return_token_ids && !g->told_prompt) {
-        const struct request *r = g->requests[0].request;
-
-        g->told_prompt =
-            !json_object_set_new(root, "prompt_token_ids", ids_json(r->prompt, r->n_prompt));
+    if (!head->len) {
+        buf_puts(head, "{\"id\":");
+        json_put_text(head, g->id, strlen(g->id));
+        buf_puts(head, !g->chat    ? ",\"object\":\"text_completion\",\"created\":"
+                       : g->stream ? ",\"object\":\"chat.completion.chunk\",\"created\":"
+                                   : ",\"object\":\"chat.completion\",\"created\":");
+        json_put_int(head, g->created_s);
+        buf_puts(head, ",\"model\":");
+        json_put_text(head, g->routes->model, strlen(g->routes->model));
+        buf_puts(head, ",\"choices\":[");
     }
-    if (root && usage)
-        json_object_set_new(root, "usage", usage);
+    if (head->status)
+        out->status = head->status;
     else
-        json_decref(usage);
-    return root;
+        buf_append(out, head->data, head->len);
+}
+
+void reply_end(struct generation *g, enum reply_usage_kind usage, struct buf *out)
+{
+    buf_puts(out, "]");
+    if (g->chat && g->return_token_ids && !g->told_prompt) {
+        buf_puts(out, ",\"prompt_token_ids\":");
+        put_ids(g->requests[0].request->prompt, g->requests[0].request->n_prompt, out);
+        g->told_prompt = true;
+    }
+    if (usage != USAGE_NONE)
+        buf_puts(out, ",\"usage\":");
+    if (usage == USAGE_NULL)
+        buf_puts(out, "null");
+    else if (usage == USAGE_FULL)
+        reply_usage(g, out);
+    buf_puts(out, "}");
 }

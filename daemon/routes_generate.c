@@ -10,6 +10,7 @@
 
 #define COMPLETION_DEFAULT_TOKENS 16 /* OpenAI's */
 #define MAX_CHAT_TEXT TOKENIZER_MAX_INPUT
+#define MAX_HEAD ((size_t)64 << 10) /* the model's name is in it */
 
 bool generation_done(const struct generation *g)
 {
@@ -51,6 +52,7 @@ static void generation_free(struct generation *g)
     }
     free(g->requests);
     free(g->cursors);
+    buf_done(&g->head);
     free(g);
 }
 
@@ -76,6 +78,7 @@ static struct generation *generation_new(const struct routes *routes, const stru
     g->include_usage = call->include_usage;
     g->return_token_ids = call->return_token_ids;
     g->created_s = time(NULL);
+    buf_init(&g->head, MAX_HEAD);
     g->n_choices = call->params.n;
     g->n_requests = call->chat ? 1 : call->n_prompts;
     g->requests = calloc(g->n_requests, sizeof *g->requests);
@@ -88,17 +91,17 @@ static struct generation *generation_new(const struct routes *routes, const stru
 
 /* --- the answer --- */
 
-static bool reply_choices(struct generation *g, json_t *choices)
+static void put_answer(struct generation *g, struct buf *out)
 {
+    reply_begin(g, out);
     for (size_t i = 0; i < g->n_requests; i++)
         for (uint32_t k = 0; k < g->n_choices; k++) {
-            json_t *choice = NULL;
-
-            if (reply_choice(g, i, k, &choice) != REPLY_SOME ||
-                json_array_append_new(choices, choice))
-                return false;
+            if (i || k)
+                buf_puts(out, ",");
+            if (!reply_choice(g, i, k, out))
+                out->status = MT_ECLOSED; /* it was cancelled: nobody is there to read it */
         }
-    return true;
+    reply_end(g, USAGE_FULL, out);
 }
 
 static enum answer_step whole_pull(void *state, struct exchange *x, struct buf *out, int *status)
@@ -106,7 +109,6 @@ static enum answer_step whole_pull(void *state, struct exchange *x, struct buf *
     struct generation *g = state;
     struct problem p;
     struct mt_err err;
-    json_t *choices;
 
     if (!generation_done(g))
         return ANSWER_WAIT;
@@ -117,11 +119,7 @@ static enum answer_step whole_pull(void *state, struct exchange *x, struct buf *
         if (p.retry_after_s)
             exchange_set_header(x, "Retry-After", "2");
     } else {
-        choices = json_array();
-        if (choices && reply_choices(g, choices))
-            json_print(reply_envelope(g, choices, reply_usage(g)), out);
-        else
-            json_decref(choices), out->status = MT_ENOMEM;
+        put_answer(g, out);
     }
     buf_puts(out, "\n");
     return ANSWER_END;
@@ -134,8 +132,10 @@ static void generation_end(void *state, bool cut)
     generation_free(state);
 }
 
-static const struct answer_ops WHOLE = {whole_pull, generation_end};
-static const struct answer_ops STREAM = {sse_pull, generation_end};
+static const struct answer_ops WHOLE = {whole_pull, generation_end, NULL};
+/* A line that begins with a colon is a comment: clients skip it, proxies see that the stream lives.
+ */
+static const struct answer_ops STREAM = {sse_pull, generation_end, ": ping\n\n"};
 
 /* A stream is told of everything, a whole answer of its end alone. */
 static void notify_stream(struct request *r, void *waker)
@@ -303,7 +303,7 @@ static bool make_echo(const struct routes *routes, const struct prompt *prompt,
     else if (routes->tokenizer &&
              tokenizer_decode(routes->tokenizer, r->prompt, r->n_prompt, false, echo, &err))
         return problem_from(p, &err);
-    return echo->status ? problem_set(p, 500, NULL, "out of memory") : true;
+    return echo->status ? problem_memory(p) : true;
 }
 
 /* One prompt to a request. */
@@ -321,7 +321,7 @@ static bool make_request(const struct engine_status *status, const struct call *
     ok = ok && fit_tokens(call, tokens.n, status->facts.max_positions, &params, p);
     params.deadline_ms = routes->deadline_ms;
     if (ok && !set_stops(routes, call, &params))
-        ok = problem_set(p, 500, NULL, "out of memory");
+        ok = problem_memory(p);
     if (ok && request_new(call->chat ? "chatcmpl" : "cmpl", &params, tokens.ids, (uint32_t)tokens.n,
                           &g->requests[i].request, &err)) {
         ok = problem_from(p, &err);
@@ -346,7 +346,7 @@ static bool make_requests(struct exchange *x, const struct engine_status *status
             return false;
         q->waker = exchange_waker(x, q->request);
         if (!q->waker)
-            return problem_set(p, 500, NULL, "out of memory");
+            return problem_memory(p);
         q->request->notify = g->stream ? notify_stream : notify_whole;
         q->request->user = q->waker;
     }
@@ -392,7 +392,7 @@ static bool generate(struct exchange *x, const struct routes *routes, struct cal
                            *status.text ? ": " : ".", status.text);
     g = generation_new(routes, call);
     if (!g)
-        return problem_set(p, 500, NULL, "out of memory");
+        return problem_memory(p);
     if (!make_requests(x, &status, call, g, p)) {
         generation_free(g);
         return false;

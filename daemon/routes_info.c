@@ -1,6 +1,7 @@
 /* What the server tells of itself. */
 #include <string.h>
 
+#include "api/log.h"
 #include "api/version.h"
 #include "daemon/json.h"
 #include "daemon/routes.h"
@@ -109,6 +110,7 @@ void routes_metrics(struct exchange *x, void *user)
     const struct routes *routes = user;
     struct buf body;
 
+    metrics_total(routes->metrics, METRIC_LOG_DROPPED, log_dropped());
     buf_init(&body, MAX_TEXT);
     if (metrics_render(routes->metrics, routes->model, &body) && !body.status)
         body.status = MT_ENOMEM;

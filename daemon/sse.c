@@ -2,25 +2,9 @@
  * made when the client can take it, so a slow reader costs no memory but the text itself, which its
  * request's max_tokens bounds. */
 #include "daemon/generation.h"
-#include "daemon/json.h"
 #include "daemon/problem.h"
 
 #define SSE_ENOUGH (32 * 1024) /* bytes of events in one pull */
-
-static void sse_event(json_t *root, struct buf *out)
-{
-    buf_puts(out, "data: ");
-    json_print(root, out);
-    buf_puts(out, "\n\n");
-}
-
-static void sse_chunk(struct generation *g, json_t *choice, struct buf *out)
-{
-    json_t *root =
-        reply_envelope(g, json_pack("[o]", choice), g->include_usage ? json_null() : NULL);
-
-    sse_event(root, out);
-}
 
 /* One piece of each choice that has one. */
 static bool sse_round(struct generation *g, struct buf *out)
@@ -29,14 +13,17 @@ static bool sse_round(struct generation *g, struct buf *out)
 
     for (size_t i = 0; i < g->n_requests; i++)
         for (uint32_t k = 0; k < g->n_choices; k++) {
-            json_t *choice = NULL;
-            enum reply_more more = reply_choice(g, i, k, &choice);
+            const size_t begun = out->len;
 
-            if (more == REPLY_FAILED)
-                out->status = MT_ENOMEM;
-            else if (more == REPLY_SOME)
-                sse_chunk(g, choice, out);
-            some |= more == REPLY_SOME;
+            buf_puts(out, "data: ");
+            reply_begin(g, out);
+            if (!reply_choice(g, i, k, out)) {
+                out->len = begun;
+                continue;
+            }
+            reply_end(g, g->include_usage ? USAGE_NULL : USAGE_NONE, out);
+            buf_puts(out, "\n\n");
+            some = true;
         }
     return some;
 }
@@ -52,7 +39,10 @@ static void sse_end(struct generation *g, struct buf *out)
         problem_print(&p, out);
         buf_puts(out, "\n\n");
     } else if (g->include_usage) {
-        sse_event(reply_envelope(g, json_array(), reply_usage(g)), out);
+        buf_puts(out, "data: ");
+        reply_begin(g, out);
+        reply_end(g, USAGE_FULL, out);
+        buf_puts(out, "\n\n");
     }
     buf_puts(out, "data: [DONE]\n\n");
 }

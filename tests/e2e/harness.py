@@ -6,6 +6,7 @@ test can see what it leaves behind."""
 import http.client
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -50,7 +51,8 @@ def alive(pid):
 class Daemon:
     """A running moetunerd; a context that stops it."""
 
-    def __init__(self, *options, ranks=2, model=MODEL, wait=True):
+    def __init__(self, *options, ranks=2, model=MODEL, wait=True, log=None, limits=None):
+        """log: a file or descriptor for standard error, instead of log_path; limits: of RLIMIT_..., as ulimit sets."""
         self.tmp = tempfile.mkdtemp(prefix="e2e-")
         self.log_path = os.path.join(self.tmp, "log")
         self.jobs = os.path.join(self.tmp, "tmp")
@@ -58,8 +60,14 @@ class Daemon:
         command = [os.path.join(BUILD, "moetunerd"), "--model", model, "--ranks", str(ranks),
                    "--threads", "1", "--port", "0", *options]
         environment = dict(os.environ, TMPDIR=self.jobs)
-        with open(self.log_path, "wb") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment, text=True)
+
+        def limit():
+            for name, value in (limits or {}).items():
+                resource.setrlimit(getattr(resource, "RLIMIT_" + name.upper()), (value, value))
+
+        with open(self.log_path, "wb") as file:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log or file, env=environment,
+                                            text=True, preexec_fn=limit if limits else None)
         self.host, self.port, self.first_lines = "127.0.0.1", None, []
         if wait:
             self.wait_ready()
@@ -117,7 +125,7 @@ class Daemon:
                 line = line.decode("utf-8").rstrip("\n")
                 if line == "data: [DONE]":
                     return
-                if line:
+                if line and line != ": ping":
                     assert line.startswith("data: "), line
                     yield json.loads(line[6:])
             raise AssertionError("the stream ended without [DONE]")

@@ -10,6 +10,7 @@ static const struct limits LIMITS = {.prompts = 8,
                                      .stops = 4,
                                      .stop_bytes = 32,
                                      .logprobs = 20,
+                                     .stop_tokens = 8,
                                      .messages = 8,
                                      .json_depth = 16};
 

@@ -3,14 +3,18 @@
 #include "api/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -61,6 +65,127 @@ static void test_line_and_threshold(void **state)
                               "test: warn odd text=two lines \n");
 }
 
+/* Standard error as a pipe with little room; returns its reading end. */
+static int pipe_begin(void)
+{
+    int fd[2];
+
+    assert_int_equal(pipe(fd), 0);
+    assert_true(fcntl(fd[1], F_SETPIPE_SZ, 4096) >= 4096);
+    real_stderr = dup(STDERR_FILENO);
+    assert_true(dup2(fd[1], STDERR_FILENO) >= 0);
+    close(fd[1]);
+    return fd[0];
+}
+
+static void pipe_end(void)
+{
+    assert_true(dup2(real_stderr, STDERR_FILENO) >= 0);
+    close(real_stderr);
+    log_init("test", LOG_LEVEL_INFO);
+    log_event(LOG_LEVEL_INFO, "restored",
+              "n=1"); /* tells what was lost, so that no other test does */
+}
+
+/* A reader that does not read: lines are lost and counted, none is cut, nobody waits; then it is
+ * said how many. Through a descriptor of our own, and through one that cannot be opened anew. */
+static void test_blocked_pipe(void **state)
+{
+    static char text[65536];
+    uint64_t lost, had = log_dropped();
+    int fd = pipe_begin(), kept = 0;
+    char expected[64], *line, *rest;
+    ssize_t n;
+
+    (void)state;
+    log_init("test", LOG_LEVEL_INFO);
+    for (int i = 0; i < 1000; i++)
+        log_event(LOG_LEVEL_INFO, "line", "text=0123456789012345678901234567890123456789");
+    lost = log_dropped() - had;
+    assert_true(lost > 0 && lost < 1000);
+    n = read(fd, text, sizeof text - 1);
+    assert_true(n > 0);
+    log_event(LOG_LEVEL_INFO, "again", "n=1");
+    n += read(fd, text + n, sizeof text - 1 - (size_t)n);
+    text[n] = 0;
+    for (rest = text; (line = strsep(&rest, "\n")) && !strncmp(line, "test: info line ", 16);
+         kept++)
+        assert_string_equal(line, "test: info line text=0123456789012345678901234567890123456789");
+    assert_int_equal(kept + lost, 1000);
+    snprintf(expected, sizeof expected, "test: warn log_resumed dropped=%llu",
+             (unsigned long long)lost);
+    assert_string_equal(line, expected);
+    assert_string_equal(rest, "test: info again n=1\n");
+    close(fd); /* nobody reads any more */
+    had = log_dropped();
+    log_event(LOG_LEVEL_INFO, "unheard", "n=1");
+    assert_int_equal(log_dropped(), had + 1);
+    pipe_end();
+}
+
+/* The socket of a journal. */
+static void test_blocked_socket(void **state)
+{
+    uint64_t had = log_dropped();
+    int fd[2];
+
+    (void)state;
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, fd), 0);
+    real_stderr = dup(STDERR_FILENO);
+    assert_true(dup2(fd[0], STDERR_FILENO) >= 0);
+    log_init("test", LOG_LEVEL_INFO);
+    for (int i = 0; i < 100000; i++)
+        log_event(LOG_LEVEL_INFO, "line", "n=1");
+    assert_true(log_dropped() > had);
+    close(fd[0]);
+    close(fd[1]);
+    pipe_end();
+}
+
+/* A disk without room. */
+static void test_full_device(void **state)
+{
+    uint64_t had = log_dropped();
+    int fd = open("/dev/full", O_WRONLY);
+
+    (void)state;
+    assert_true(fd >= 0);
+    real_stderr = dup(STDERR_FILENO);
+    assert_true(dup2(fd, STDERR_FILENO) >= 0);
+    close(fd);
+    log_init("test", LOG_LEVEL_INFO);
+    log_event(LOG_LEVEL_INFO, "line", "n=1");
+    log_event(LOG_LEVEL_INFO, "line", "n=1");
+    assert_int_equal(log_dropped(), had + 2);
+    pipe_end();
+}
+
+/* A disk that fills up in the middle of a line: the next line that is taken begins at its own. */
+static void test_torn_line(void **state)
+{
+    struct rlimit limit, small;
+    char text[512];
+
+    (void)state;
+    capture_begin();
+    log_init("test", LOG_LEVEL_INFO);
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    small = limit;
+    small.rlim_cur = 31;
+    log_event(LOG_LEVEL_INFO, "first", "n=1");
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    log_event(LOG_LEVEL_INFO, "second", "text=0123456789");
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    log_event(LOG_LEVEL_INFO, "third", "n=1");
+    capture_end(text, sizeof text);
+    assert_string_equal(text, "test: info first n=1\n"
+                              "test: info\n"
+                              "test: warn log_resumed dropped=1\n"
+                              "test: info third n=1\n");
+    log_init("test", LOG_LEVEL_INFO);
+}
+
 static void test_long_lines_are_cut(void **state)
 {
     static char value[10000], text[20000];
@@ -71,6 +196,7 @@ static void test_long_lines_are_cut(void **state)
         memset(value, 'x', n);
         value[n] = 0;
         capture_begin();
+        log_init("test", LOG_LEVEL_INFO);
         log_event(LOG_LEVEL_ERROR, "long", "v=%s", value);
         capture_end(text, sizeof text);
         len = strlen(text);
@@ -124,6 +250,7 @@ static void test_lines_of_threads_stay_whole(void **state)
 
     (void)state;
     capture_begin();
+    log_init("test", LOG_LEVEL_INFO);
     for (int i = 0; i < 4; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, writer, &"abcd"[i]), 0);
     for (int i = 0; i < 4; i++)
@@ -216,6 +343,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_line_and_threshold),
+        cmocka_unit_test(test_blocked_pipe),
+        cmocka_unit_test(test_blocked_socket),
+        cmocka_unit_test(test_full_device),
+        cmocka_unit_test(test_torn_line),
         cmocka_unit_test(test_long_lines_are_cut),
         cmocka_unit_test(test_journal_priority_only_on_the_journal),
         cmocka_unit_test(test_lines_of_threads_stay_whole),
@@ -223,5 +354,6 @@ int main(void)
         cmocka_unit_test(test_quote_keeps_characters_whole),
     };
 
+    signal(SIGPIPE, SIG_IGN);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -49,6 +49,7 @@ int site_set_up(void **state)
                                              .sequences = 16,
                                              .stops = 4,
                                              .stop_bytes = 100,
+                                             .stop_tokens = 12,
                                              .logprobs = 20,
                                              .messages = 10,
                                              .json_depth = 20}};

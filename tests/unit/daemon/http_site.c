@@ -34,13 +34,15 @@ static void on_log(const struct http_access *a, void *user)
     pthread_mutex_unlock(&s->lock);
 }
 
-static void on_count(int64_t connections, int64_t exchanges, void *user)
+static void on_count(enum http_count what, int64_t change, void *user)
 {
     struct http_site *s = user;
 
-    (void)exchanges;
     pthread_mutex_lock(&s->lock);
-    s->connections += connections;
+    if (what == HTTP_CONNECTIONS)
+        s->connections += change;
+    else if (what == HTTP_REFUSED)
+        s->refused += change;
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -103,7 +105,7 @@ static void tap_free(void *state, bool cut)
     pthread_mutex_unlock(&t->lock);
 }
 
-static const struct answer_ops TAP = {tap_pull, tap_free};
+static const struct answer_ops TAP = {tap_pull, tap_free, TAP_IDLE};
 
 static void on_tap(struct exchange *x, void *user)
 {
@@ -149,7 +151,7 @@ void http_site_start(struct http_site *s, const struct http_options *wish)
     o.max_header = 32768;
     o.max_body = 1000;
     o.receive_ms = o.receive_ms ? o.receive_ms : 60000;
-    o.stall_ms = 60000;
+    o.stall_ms = o.stall_ms ? o.stall_ms : 60000;
     o.routes = SITE;
     o.user = s;
     o.refuse = on_refuse;

@@ -11,6 +11,7 @@
 #include "daemon/http.h"
 
 #define TAP_LINE "line of a stream 0123456789 abcdefghijklmnopqrstuvwxyz\n"
+#define TAP_IDLE ": still here\n"
 
 /* An answer that the test gives out piece by piece. */
 struct tap {
@@ -29,7 +30,7 @@ struct http_site {
     pthread_mutex_t lock;
     int logged, last_status;
     bool last_cut;
-    int64_t connections;
+    int64_t connections, refused;
     struct tap taps[64];
     size_t n_taps; /* used */
     bool streamed;

@@ -1,4 +1,5 @@
 /* The HTTP server by itself, over real sockets: requests, connections, listening. */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,7 +13,7 @@
 
 #include <cmocka.h>
 
-#include "daemon/http.h"
+#include "daemon/http_impl.h"
 #include "http_site.h"
 #include "web.h"
 
@@ -256,6 +257,102 @@ static void test_connection_cap(void **state)
     http_site_stop(&s);
 }
 
+/* One client's connections: the last that is allowed is served, one more is told why not, and
+ * counts for nothing once it is gone. */
+static void test_client_cap(void **state)
+{
+    const struct http_options o = {.max_client_connections = 4};
+    struct http_site s;
+    struct web_reply r;
+    int fds[5];
+
+    (void)state;
+    http_site_start(&s, &o);
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < 4; i++) {
+            fds[i] = web_open(s.port);
+            web_puts(fds[i], "GET /hello HTTP/1.1\r\nHost: x\r\n\r\n");
+            web_read(fds[i], NULL, &r);
+            assert_int_equal(r.status, 200);
+            web_done(&r);
+        }
+        fds[4] = web_open(s.port);
+        web_read(fds[4], NULL, &r);
+        assert_int_equal(r.status, 429);
+        assert_non_null(strstr(web_body(&r), "max-connections-per-client"));
+        assert_string_equal(web_header(&r, "Retry-After"), "1");
+        web_done(&r);
+        assert_true(web_closed(fds[4]));
+        for (int i = 0; i < 5; i++)
+            close(fds[i]);
+        for (int left = 1; left;) { /* the server has seen them go */
+            pthread_mutex_lock(&s.lock);
+            left = s.connections != 0;
+            pthread_mutex_unlock(&s.lock);
+        }
+    }
+    assert_int_equal(s.refused, 3);
+    http_site_stop(&s);
+}
+
+static void set_client(struct http_client *c, const char *text)
+{
+    struct sockaddr_in6 six = {.sin6_family = AF_INET6};
+    struct sockaddr_in four = {.sin_family = AF_INET};
+
+    if (inet_pton(AF_INET6, text, &six.sin6_addr) == 1)
+        http_client_set(c, (struct sockaddr *)&six);
+    else if (inet_pton(AF_INET, text, &four.sin_addr) == 1)
+        http_client_set(c, (struct sockaddr *)&four);
+    else
+        http_client_set(c, NULL);
+}
+
+/* Who is one and the same client, and how many connections each may have by default. */
+static void test_clients(void **state)
+{
+    static const struct {
+        const char *one, *other;
+        bool same;
+    } PAIRS[] = {
+        {"192.0.2.1", "192.0.2.1", true},          {"192.0.2.1", "192.0.2.2", false},
+        {"192.0.2.1", "::ffff:192.0.2.1", true},   {"2001:db8::1", "2001:db8::2:3", true},
+        {"2001:db8::1", "2001:db8:0:1::1", false},
+    };
+    static const struct {
+        const char *who;
+        unsigned n; /* of 10 */
+    } LIMITS[] = {{"192.0.2.1", 6}, {"2001:db8::1", 6},       {"127.0.0.1", 10}, {"127.9.9.9", 10},
+                  {"::1", 10},      {"::ffff:127.0.0.1", 10}, {"unix", 10}};
+    static struct http h;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof PAIRS / sizeof *PAIRS; i++) {
+        struct http_client one, other;
+
+        set_client(&one, PAIRS[i].one);
+        set_client(&other, PAIRS[i].other);
+        assert_int_equal(one.length == other.length && !memcmp(one.key, other.key, one.length),
+                         PAIRS[i].same);
+    }
+    h.options.max_connections = 8;
+    for (size_t i = 0; i < sizeof LIMITS / sizeof *LIMITS; i++) {
+        struct conn conns[10] = {0};
+        unsigned n = 0;
+
+        for (unsigned k = 0; k < 10; k++) {
+            conns[k].http = &h;
+            set_client(&conns[k].client, LIMITS[i].who);
+            n += http_client_enter(&conns[k]);
+        }
+        assert_int_equal(n, LIMITS[i].n);
+        for (unsigned k = 0; k < 10; k++)
+            http_client_leave(&conns[k]);
+        assert_true(http_client_enter(&conns[9])); /* room again */
+        http_client_leave(&conns[9]);
+    }
+}
+
 /* A request that drips in for ever is cut off, though the connection is never idle. */
 static void test_drip(void **state)
 {
@@ -321,6 +418,7 @@ int main(void)
         cmocka_unit_test(test_plain),      cmocka_unit_test(test_no_route),
         cmocka_unit_test(test_refused),    cmocka_unit_test(test_long_path_and_body),
         cmocka_unit_test(test_pipelining), cmocka_unit_test(test_connection_cap),
+        cmocka_unit_test(test_client_cap), cmocka_unit_test(test_clients),
         cmocka_unit_test(test_drip),       cmocka_unit_test(test_listen),
     };
 

@@ -154,6 +154,117 @@ static void test_slow_reader(void **state)
     http_site_stop(&s);
 }
 
+/* Reads lines into text until it ends with `end`. */
+static void read_until(int fd, const char *end, char *text, size_t size)
+{
+    size_t len = 0;
+
+    do {
+        ssize_t n = recv(fd, text + len, size - 1 - len, 0);
+
+        if (n <= 0)
+            fail_msg("the stream ended: %s", text);
+        len += (size_t)n;
+        text[len] = 0;
+    } while (!strstr(text, end));
+}
+
+/* A silent stream gets its idle line, between two pieces, again and again; one that talks gets
+ * none; a whole answer never does. */
+static void test_ping(void **state)
+{
+    const struct http_options o = {.ping_ms = 50};
+    struct http_site s;
+    struct web_reply r;
+    char text[4096];
+    struct tap *t;
+    int fd;
+
+    (void)state;
+    http_site_start(&s, &o);
+    http_site_streamed(&s, true);
+    fd = tap_open(&s); /* nothing is there yet, as in a queue */
+    t = tap_opened(&s, 0);
+    read_until(fd, TAP_IDLE, text, sizeof text);
+    assert_non_null(strstr(text, "200 OK"));
+    tap_give(t, 1, false);
+    read_until(fd, TAP_LINE, text, sizeof text);
+    read_until(fd, TAP_IDLE, text, sizeof text);
+    tap_give(t, 1, true);
+    read_until(fd, "0\r\n\r\n", text, sizeof text);
+    close(fd);
+    http_site_streamed(&s, false);
+    fd = tap_open(&s);
+    t = tap_opened(&s, 1);
+    usleep((HTTP_WATCH_MS + 100) * 1000);
+    tap_give(t, 1, true);
+    web_read(fd, NULL, &r);
+    assert_string_equal(web_body(&r), TAP_LINE);
+    web_done(&r);
+    close(fd);
+    http_site_stop(&s);
+}
+
+/* Pings, pieces and readers of any speed: what is left without the idle lines is the text. */
+static void test_ping_splits_nothing(void **state)
+{
+    const struct http_options o = {.ping_ms = 1};
+    struct http_site s;
+    struct web_reply r;
+    struct tap *t;
+    size_t lines = 0, pings = 0;
+    int fd;
+
+    (void)state;
+    http_site_start(&s, &o);
+    http_site_streamed(&s, true);
+    fd = tap_open(&s);
+    t = tap_opened(&s, 0);
+    for (int i = 0; i < 8; i++) {
+        usleep((unsigned)(i % 4) * 100000);
+        tap_give(t, (size_t)i * 700, i == 7);
+    }
+    web_read(fd, NULL, &r);
+    assert_true(r.whole);
+    for (const char *at = web_body(&r); *at;) {
+        bool ping = !strncmp(at, TAP_IDLE, strlen(TAP_IDLE));
+
+        if (!ping && strncmp(at, TAP_LINE, strlen(TAP_LINE)) != 0)
+            fail_msg("neither a line nor a ping: %.60s", at);
+        at += strlen(ping ? TAP_IDLE : TAP_LINE);
+        lines += !ping;
+        pings += ping;
+    }
+    assert_int_equal(lines, 28 * 700);
+    assert_true(pings > 0);
+    web_done(&r);
+    close(fd);
+    http_site_stop(&s);
+}
+
+/* A client that takes nothing is cut off, its answer cancelled; what it cost until then is bounded
+ * by what the kernel holds. */
+static void test_stalled_reader(void **state)
+{
+    const struct http_options o = {.stall_ms = 1000, .ping_ms = 50};
+    const size_t lines = 1000000;
+    struct http_site s;
+    struct tap *t;
+    int fd;
+
+    (void)state;
+    http_site_start(&s, &o);
+    http_site_streamed(&s, true);
+    fd = tap_open(&s);
+    t = tap_opened(&s, 0);
+    tap_give(t, lines, true);
+    tap_await_freed(t);
+    assert_int_equal(t->cuts, 1);
+    assert_true(t->told < lines);
+    close(fd);
+    http_site_stop(&s);
+}
+
 /* A client that neither reads nor closes does not keep a cancelled or finished server from ending.
  */
 static void test_stop_with_sleepers(void **state)
@@ -243,9 +354,11 @@ static void test_many_streams(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_whole_answer),       cmocka_unit_test(test_stream),
-        cmocka_unit_test(test_disconnect),         cmocka_unit_test(test_slow_reader),
-        cmocka_unit_test(test_stop_with_sleepers), cmocka_unit_test(test_many_streams),
+        cmocka_unit_test(test_whole_answer),        cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_disconnect),          cmocka_unit_test(test_ping),
+        cmocka_unit_test(test_ping_splits_nothing), cmocka_unit_test(test_stalled_reader),
+        cmocka_unit_test(test_slow_reader),         cmocka_unit_test(test_stop_with_sleepers),
+        cmocka_unit_test(test_many_streams),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -15,6 +15,7 @@ static const struct limits LIMITS = {.prompts = 4,
                                      .sequences = 16,
                                      .stops = 3,
                                      .stop_bytes = 10,
+                                     .stop_tokens = 12,
                                      .logprobs = 5,
                                      .messages = 3,
                                      .json_depth = 6};
@@ -408,6 +409,88 @@ static void test_out_of_memory(void **state)
     json_set_alloc_funcs(malloc, free);
 }
 
+/* A body with n of something. */
+static void build(struct buf *out, const char *begin, const char *item, const char *between,
+                  const char *end, int n)
+{
+    buf_reset(out);
+    buf_puts(out, begin);
+    if (!item)
+        buf_printf(out, "%d", n);
+    for (int i = 0; item && i < n; i++)
+        buf_printf(out, "%s%s", i ? between : "", item);
+    for (int i = 0; item && !strcmp(item, "[") && i < n; i++)
+        buf_puts(out, "]");
+    buf_printf(out, "%s%c", end, 0);
+}
+
+/* Every limit at its edge: so many are taken, and one more is refused by the name of what it is and
+ * with the limit's number. */
+static void test_limits(void **state)
+{
+    static const struct limits WIDE = {100, 100, 100, 16, 100, 12, 20, 100, 100};
+    static const struct {
+        size_t offset;
+        int limit, n; /* n: of the items that reach it */
+        bool chat;
+        const char *begin, *item, *between, *end, *param;
+    } ROWS[] = {
+#define OF(field) offsetof(struct limits, field)
+        {OF(prompts), 5, 5, false, "{\"prompt\":[", "\"a\"", ",", "]}", "prompt"},
+        {OF(prompts), 5, 5, false, "{\"prompt\":[", "[1,2]", ",", "]}", "prompt"},
+        {OF(choices), 5, 5, false, "{\"prompt\":\"a\",\"n\":", NULL, "", "}", "n"},
+        {OF(sequences), 5, 5, false, "{\"prompt\":\"a\",\"n\":", NULL, "", "}", "n"},
+        {OF(sequences), 6, 2, false, "{\"n\":3,\"prompt\":[", "\"a\"", ",", "]}", "n"},
+        {OF(stops), 5, 5, false, "{\"prompt\":\"a\",\"stop\":[", "\"b\"", ",", "]}", "stop"},
+        {OF(stop_bytes), 5, 5, false, "{\"prompt\":\"a\",\"stop\":\"", "b", "", "\"}", "stop"},
+        {OF(stop_bytes), 6, 2, false, "{\"prompt\":\"a\",\"stop\":[\"", "\xe2\x82\xac", "", "\"]}",
+         "stop"},
+        {OF(stop_tokens), 5, 5, false, "{\"prompt\":\"a\",\"stop_token_ids\":[", "1", ",", "]}",
+         "stop_token_ids"},
+        {OF(stop_tokens), 0, 0, false, "{\"prompt\":\"a\",\"stop_token_ids\":[", "1", ",", "]}",
+         "stop_token_ids"},
+        {OF(logprobs), 5, 5, false, "{\"prompt\":\"a\",\"logprobs\":", NULL, "", "}", "logprobs"},
+        {OF(logprobs), 5, 5, true,
+         "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"logprobs\":true,"
+         "\"top_logprobs\":",
+         NULL, "", "}", "top_logprobs"},
+        {OF(messages), 5, 5, true, "{\"messages\":[", "{\"role\":\"user\",\"content\":\"a\"}", ",",
+         "]}", "messages"},
+        {OF(json_depth), 5, 4, false, "{\"prompt\":\"a\",\"x\":", "[", "", "}", NULL},
+#undef OF
+    };
+    struct problem p;
+    struct call c;
+    struct buf body;
+    char number[24];
+
+    (void)state;
+    buf_init(&body, 10000);
+    for (size_t i = 0; i < sizeof ROWS / sizeof *ROWS; i++)
+        for (int more = 0; more < 2; more++) {
+            struct limits limits = WIDE;
+            int64_t limit = ROWS[i].limit;
+            bool taken;
+
+            memcpy((char *)&limits + ROWS[i].offset, &limit, sizeof limit);
+            build(&body, ROWS[i].begin, ROWS[i].item, ROWS[i].between, ROWS[i].end,
+                  ROWS[i].n + more);
+            c = (struct call){0};
+            taken = call_parse(body.data, body.len - 1, ROWS[i].chat, &limits, &c, &p);
+            call_done(&c);
+            if (taken != !more)
+                fail_msg("row %zu: %s: %s", i, body.data, more ? "taken" : p.message);
+            if (taken)
+                continue;
+            snprintf(number, sizeof number, "%d", ROWS[i].limit);
+            assert_int_equal(p.status, 400);
+            if (!strstr(p.message, number) || !p.param != !ROWS[i].param ||
+                (p.param && strcmp(p.param, ROWS[i].param) != 0))
+                fail_msg("row %zu: %s: %s", i, p.param ? p.param : "-", p.message);
+        }
+    buf_done(&body);
+}
+
 static void test_problem_json(void **state)
 {
     struct problem p;
@@ -433,11 +516,12 @@ static void test_problem_json(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),     cmocka_unit_test(test_everything),
-        cmocka_unit_test(test_prompt_forms), cmocka_unit_test(test_chat),
-        cmocka_unit_test(test_harmless),     cmocka_unit_test(test_wrong_completions),
-        cmocka_unit_test(test_wrong_chats),  cmocka_unit_test(test_mutations),
-        cmocka_unit_test(test_problem_json), cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_defaults),      cmocka_unit_test(test_everything),
+        cmocka_unit_test(test_prompt_forms),  cmocka_unit_test(test_chat),
+        cmocka_unit_test(test_harmless),      cmocka_unit_test(test_wrong_completions),
+        cmocka_unit_test(test_wrong_chats),   cmocka_unit_test(test_mutations),
+        cmocka_unit_test(test_limits),        cmocka_unit_test(test_problem_json),
+        cmocka_unit_test(test_out_of_memory),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
