@@ -134,8 +134,8 @@ struct sample_result {
 struct kernels;
 
 struct kernels_ops {
-    /* 64-byte aligned memory of the backend, touched (never overcommitted), zero; NULL: out of
-     * memory. free takes NULL. */
+    /* 64-byte aligned memory of the backend, zero; NULL: out of memory. On the CPU the system gives
+     * the pages of large blocks when they are first touched. free takes NULL. */
     void *(*alloc)(struct kernels *k, size_t bytes);
     void (*free)(struct kernels *k, void *memory, size_t bytes);
 
