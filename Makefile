@@ -150,7 +150,7 @@ $(B)/obj/%.o: %.c $(B)/flags | detect
 # tests/{fake,property,mpi,e2e,bench}/<x>.c is a program $(B)/tests/<dir>/<x> that may use all.
 UNIT_BIN := $(patsubst tests/unit/%.c,$(B)/unit/%,$(wildcard tests/unit/*/test_*.c))
 TEST_BIN := $(patsubst %.c,$(B)/%,$(wildcard $(patsubst %,tests/%/*.c,fake property mpi e2e)))
-BENCH    := $(patsubst %.c,$(B)/%,$(wildcard tests/bench/*.c))
+BENCH    := $(patsubst %.c,$(B)/%,$(wildcard tests/bench/bench_*.c))
 FUZZ     := $(patsubst tests/fuzz/%.c,$(B)/%,$(wildcard tests/fuzz/fuzz_*.c))
 
 tests: $(UNIT_BIN) $(TEST_BIN)
@@ -163,6 +163,8 @@ $(B)/unit/$(1)/%: $(B)/obj/tests/unit/$(1)/%.o $(call objs,$(filter-out tests/un
 	$(Q)$$(link) -lcmocka $(EXT_$(1)) -Wl,--as-needed -lcurl $(LDLIBS)
 endef
 $(foreach d,$(DIRS),$(eval $(call UNIT_RULE,$(d))))
+
+$(BENCH): $(call objs,$(filter-out tests/bench/bench_%.c,$(wildcard tests/bench/*.c)))
 
 $(TEST_BIN) $(BENCH): $(B)/%: $(B)/obj/%.o $(call libs_of,all) $(NODLCLOSE)
 	$(call say,LD,$@)

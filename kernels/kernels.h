@@ -134,8 +134,8 @@ struct sample_result {
 struct kernels;
 
 struct kernels_ops {
-    /* 64-byte aligned memory of the backend, touched (never overcommitted), zero; NULL: out of
-     * memory. free takes NULL. */
+    /* 64-byte aligned memory of the backend, zero; NULL: out of memory. On the CPU the system gives
+     * the pages of large blocks when they are first touched. free takes NULL. */
     void *(*alloc)(struct kernels *k, size_t bytes);
     void (*free)(struct kernels *k, void *memory, size_t bytes);
 
@@ -149,6 +149,10 @@ struct kernels_ops {
     /* y[n][w.rows] = x[n][w.cols] W^T, each element dot(W row, x row); with add: y = y + dot. */
     void (*matmul)(struct kernels *k, float *y, const float *x, const struct weight *w, uint32_t n,
                    bool add);
+    /* The same, without add, for m weights with equal cols: y[i][n][w[i]->rows], i < m. One go over
+     * all of them costs less than m. */
+    void (*matmuls)(struct kernels *k, float *const *y, const float *x,
+                    const struct weight *const *w, uint32_t m, uint32_t n);
     /* Rotates in place x[n][heads][head_dim] (row stride `stride` floats) at positions pos[n]:
      * (a, b) becomes (a*cos - b*sin, b*cos + a*sin), each product rounded. */
     void (*rope)(struct kernels *k, float *x, size_t stride, const struct rope *rope,

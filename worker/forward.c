@@ -99,9 +99,8 @@ static void forward_attention(struct forward *f, uint32_t layer, const struct ke
     uint32_t n = rows->n;
 
     op->rmsnorm(f->k, f->norm, f->h, w->attn_norm, w->attn_norm_dtype, c->rms_eps, n, c->hidden);
-    op->matmul(f->k, f->q, f->norm, &w->q, n, false);
-    op->matmul(f->k, f->key, f->norm, &w->k, n, false);
-    op->matmul(f->k, f->value, f->norm, &w->v, n, false);
+    op->matmuls(f->k, (float *const[]){f->q, f->key, f->value}, f->norm,
+                (const struct weight *const[]){&w->q, &w->k, &w->v}, 3, n);
     op->rope(f->k, f->q, q_stride, &f->model->rope, rows->pos, n, c->heads, c->head_dim);
     op->rope(f->k, f->key, kv_stride, &f->model->rope, rows->pos, n, c->kv_heads, c->head_dim);
     op->kv_write(f->k, f->kv->layer + layer, f->key, f->value, kv_stride, rows);

@@ -3,9 +3,11 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #define DEFAULT_SEQUENCES 16
 #define DEFAULT_MOST ((uint64_t)1 << 30)
+#define POPULATE_BYTES ((size_t)2 << 20)
 
 static enum dtype kv_dtype(enum numerics numerics)
 {
@@ -87,6 +89,20 @@ int kvcache_open(const struct model_config *c, struct kernels *k, uint32_t block
         };
     *ret = kv;
     return 0;
+}
+
+/* Pages are asked for and not written to: steps own what is in them. Where the kernel does not know
+ * the advice (before Linux 5.14), pages come with the first step that uses them. */
+bool kvcache_populate(struct kvcache *kv)
+{
+    size_t left = kv->bytes - kv->populated;
+
+    if (left < POPULATE_BYTES ||
+        madvise((char *)kv->memory + kv->populated, POPULATE_BYTES, MADV_POPULATE_WRITE))
+        kv->populated = kv->bytes;
+    else
+        kv->populated += POPULATE_BYTES;
+    return kv->populated < kv->bytes;
 }
 
 void kvcache_close(struct kvcache *kv, struct kernels *k)

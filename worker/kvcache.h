@@ -3,6 +3,7 @@
 #ifndef MT_WORKER_KVCACHE_H
 #define MT_WORKER_KVCACHE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "api/status.h"
@@ -14,6 +15,7 @@ struct kvcache {
     uint32_t layers, blocks;
     void *memory;
     size_t bytes;
+    size_t populated; /* of them, by kvcache_populate */
 };
 
 /* Bytes of one block over all layers. */
@@ -26,9 +28,13 @@ size_t kvcache_block_bytes(const struct model_config *c, enum numerics numerics)
 int kvcache_blocks(const struct model_config *c, enum numerics numerics, int64_t budget,
                    uint32_t sharers, uint32_t *ret_blocks, struct mt_err *reterr);
 
-/* Memory is taken and touched here, so that it cannot be found missing later. */
+/* The system gives the pages when they are first touched: a job that starts again in the middle of
+ * things must not wait for them. */
 int kvcache_open(const struct model_config *c, struct kernels *k, uint32_t blocks,
                  struct kvcache *ret, struct mt_err *reterr);
+/* For idle moments: has the system give the next huge page of the pool, so that all of it is soon
+ * had and later steps need not wait. Less than a millisecond. False: nothing is left to do. */
+bool kvcache_populate(struct kvcache *kv);
 void kvcache_close(struct kvcache *kv, struct kernels *k);
 
 #endif

@@ -165,6 +165,14 @@ static int worker_dial(struct worker *w, struct mt_err *reterr)
 
 /* --- frames ----------------------------------------------------------------------------------- */
 
+/* Nothing to do: sleeps until the control link has something, or for so long. */
+static bool idle_wait(struct worker *w, int timeout_ms)
+{
+    if (kvcache_populate(&w->kv))
+        timeout_ms = 0;
+    return link_wait(w->link, timeout_ms);
+}
+
 /* Rank 0: the next frame from the daemon, passed on to the others. */
 static int frame_pass_on(struct worker *w, struct mt_err *reterr)
 {
@@ -172,7 +180,7 @@ static int frame_pass_on(struct worker *w, struct mt_err *reterr)
     uint8_t *body, type;
 
     while (!link_take(w->link, &header, &body))
-        link_wait(w->link, -1);
+        idle_wait(w, -1);
     type = (uint8_t)header.type;
     buf_reset(&w->post);
     buf_append(&w->post, &type, 1);
@@ -198,7 +206,7 @@ static int frame_await(struct worker *w, struct mt_err *reterr)
         idle = now_us() - start;
         if (idle < SPIN_US)
             sched_yield();
-        else if (link_wait(w->link, idle < DOZE_AFTER_US ? NAP_MS : DOZE_MS))
+        else if (idle_wait(w, idle < DOZE_AFTER_US ? NAP_MS : DOZE_MS))
             start = now_us();
     }
 }

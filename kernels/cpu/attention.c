@@ -204,6 +204,8 @@ INLINE void mix_dims(const struct batch *b, uint32_t query, uint32_t from, uint3
 
     for (; C > 1 && d + C * V16_LANES <= dim; d += C * V16_LANES)
         mix_tile(b, query, d, from, to, dtype, Q, C, 0);
+    for (; C > 2 && d + 2 * V16_LANES <= dim; d += 2 * V16_LANES)
+        mix_tile(b, query, d, from, to, dtype, Q, 2, 0);
     for (; d + V16_LANES <= dim; d += V16_LANES)
         mix_tile(b, query, d, from, to, dtype, Q, 1, 0);
     if (d < dim)
@@ -306,7 +308,7 @@ static void batch_add(struct batch *b, const struct attention *a, struct cpu_thr
     if (a->k->base.numerics == NUMERICS_FAST) {
         float *rounded = t->query + (size_t)b->n * limits->width;
 
-        ISA(cpu_round_row)(rounded, q->q, dim, false);
+        ISA(cpu_round_row)(rounded, q->q, dim, INPUT_WIDE);
         q->q = rounded;
     }
     q->out = a->out + ((size_t)row * a->heads + head) * dim;

@@ -22,6 +22,8 @@ void ISA(cpu_rmsnorm)(struct kernels *k, float *out, const float *x, const void 
                       enum dtype w_dtype, float eps, uint32_t n, uint32_t d);
 void ISA(cpu_matmul)(struct kernels *k, float *y, const float *x, const struct weight *w,
                      uint32_t n, bool add);
+void ISA(cpu_matmuls)(struct kernels *k, float *const *y, const float *x,
+                      const struct weight *const *w, uint32_t m, uint32_t n);
 void ISA(cpu_rope)(struct kernels *k, float *x, size_t stride, const struct rope *rope,
                    const uint32_t *pos, uint32_t n, uint32_t heads, uint32_t head_dim);
 void ISA(cpu_kv_write)(struct kernels *k, const struct kv_layer *kv, const float *key,
@@ -42,13 +44,27 @@ void ISA(cpu_swiglu)(struct kernels *k, float *out, const float *gate_up, uint32
 
 /* --- inside ----------------------------------------------------------------------------------- */
 
+/* How the inputs of dot products lie. In exact mode as they are; in fast mode rounded to bf16:
+ * WIDE   float32 again, for weights of other types;
+ * SPLIT  float32 again, of 32 elements the 16 even ones before the odd ones: bf16 weights are taken
+ *        apart with one operation a vector instead of two;
+ * PAIRS  bf16, for bf16 weights on processors with bf16 dot products.
+ * SPLIT and PAIRS are padded with zeros to a multiple of 32. */
+enum input { INPUT_WIDE, INPUT_SPLIT, INPUT_PAIRS };
+
+static inline enum input cpu_input(const struct cpu_kernels *k, enum dtype weights)
+{
+    if (k->base.numerics == NUMERICS_EXACT || weights != DTYPE_BF16)
+        return INPUT_WIDE;
+    return k->bf16_dot ? INPUT_PAIRS : INPUT_SPLIT;
+}
+
 /* tile[i * PANEL_ROWS + r] = dot(W row r, x row i) for r < rows <= PANEL_ROWS, i < n <= PANEL_X.
- * w: [rows][cols], contiguous. x[i]: float32 of cols elements; with `bf16` (weights of
- * DTYPE_BF16, k->bf16_dot) bf16, padded with zeros to a multiple of 32. */
+ * w: [rows][cols], contiguous. x[i]: cols elements, as `input` says. */
 struct panel {
     const void *w;
     enum dtype dtype;
-    bool bf16;
+    enum input input;
     uint32_t rows, cols, n;
     const void *x[PANEL_X];
 };
@@ -56,11 +72,10 @@ void ISA(cpu_panel)(struct cpu_thread *t, float *tile, const struct panel *p);
 void ISA(cpu_panel_bf16)(float *tile, const struct panel *p);
 
 /* Fast mode's copy of rows for dot products: row (index ? index[i] : i) of x, rounded to bf16, goes
- * to k->rounded + i * limits.width, as bf16 if `bf16`, else widened to float32 again.
- * n <= PASS_ROWS. */
+ * to k->rounded + i * limits.width. n <= PASS_ROWS. */
 void ISA(cpu_round_rows)(struct cpu_kernels *k, const float *x, const uint32_t *index, uint32_t n,
-                         uint32_t cols, bool bf16);
-/* The same of one row of n elements, in place of a plain store. */
-void ISA(cpu_round_row)(void *to, const float *from, uint32_t n, bool bf16);
+                         uint32_t cols, enum input input);
+/* The same of one row of n elements; to may be from. */
+void ISA(cpu_round_row)(void *to, const float *from, uint32_t n, enum input input);
 
 #endif

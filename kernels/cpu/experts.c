@@ -13,7 +13,8 @@ struct expert_pass {
     const uint32_t *pair_row, *pair_out; /* of the pass's first pair */
     uint32_t runs, pairs;
     uint32_t panels; /* of one expert, in the loop that runs */
-    bool fast, bf16;
+    bool fast;
+    enum input input;
 };
 
 static const char *slot_matrix(const struct expert_pool *pool, uint32_t slot, uint32_t which)
@@ -54,7 +55,7 @@ static void gate_up_panel(const struct expert_pass *e, struct cpu_thread *t,
                           const struct expert_run *run, uint32_t row)
 {
     const struct expert_pool *pool = e->pool;
-    struct panel p = {.dtype = pool->dtype, .bf16 = e->bf16, .cols = pool->hidden};
+    struct panel p = {.dtype = pool->dtype, .input = e->input, .cols = pool->hidden};
     float *gate = t->tile, *up = t->tile + PANEL_X * PANEL_ROWS;
 
     for (uint32_t i = 0; i < run->n; i += PANEL_X) {
@@ -76,7 +77,7 @@ static void down_panel(const struct expert_pass *e, struct cpu_thread *t,
                        const struct expert_run *run, uint32_t row)
 {
     const struct expert_pool *pool = e->pool;
-    struct panel p = {.dtype = pool->dtype, .bf16 = e->bf16, .cols = pool->inter};
+    struct panel p = {.dtype = pool->dtype, .input = e->input, .cols = pool->inter};
 
     set_rows(e, &p, slot_matrix(pool, run->slot, 2), row, pool->hidden);
     for (uint32_t i = 0; i < run->n; i += PANEL_X) {
@@ -116,7 +117,7 @@ static void round_inter(void *context, uint32_t begin, uint32_t end, unsigned th
 
     (void)thread;
     for (uint32_t i = begin; i < end; i++)
-        ISA(cpu_round_row)(inter_row(e, i), inter_row(e, i), e->pool->inter, e->bf16);
+        ISA(cpu_round_row)(inter_row(e, i), inter_row(e, i), e->pool->inter, e->input);
 }
 
 static void run_pass(struct expert_pass *e)
@@ -125,7 +126,7 @@ static void run_pass(struct expert_pass *e)
     uint64_t each = (e->pairs + e->runs - 1) / e->runs + 1; /* a run's pairs, on average */
 
     if (e->fast)
-        ISA(cpu_round_rows)(e->k, e->x, e->pair_row, e->pairs, pool->hidden, e->bf16);
+        ISA(cpu_round_rows)(e->k, e->x, e->pair_row, e->pairs, pool->hidden, e->input);
     e->panels = (pool->inter + PANEL_ROWS - 1) / PANEL_ROWS;
     cpu_run(e->k, e->runs * e->panels, each * pool->hidden * PANEL_ROWS, gate_up_items, e);
     if (e->fast)
@@ -144,7 +145,7 @@ void ISA(cpu_experts)(struct kernels *kernels, float *y, const float *x,
     uint32_t slot = 0;
 
     e.fast = kernels->numerics == NUMERICS_FAST;
-    e.bf16 = k->bf16_dot && pool->dtype == DTYPE_BF16;
+    e.input = cpu_input(k, pool->dtype);
     for (uint32_t pair = offsets[0]; pair < last; pair += e.pairs) {
         e.pair_row = pair_row + pair;
         e.pair_out = pair_out + pair;

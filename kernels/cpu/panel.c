@@ -1,4 +1,5 @@
-/* The inner loops of exact matrix products: PANEL_ROWS rows of W times up to PANEL_X rows of x.
+/* The inner loops of matrix products without bf16 instructions: PANEL_ROWS rows of W times up to
+ * PANEL_X rows of x.
  *
  * Every output has its own 16 partial sums, and a tile of R x C outputs keeps them in registers, so
  * that one load of W serves C products and one of x serves R. With few rows of x the weights stream
@@ -48,25 +49,48 @@ INLINE uint32_t tile_width(uint32_t n, uint32_t tiles)
     return (n + tiles - 1) / tiles;
 }
 
-/* R, C and dtype are constants wherever this is inlined; `ahead` is how many bytes before their use
- * weights are asked for (0: not). depth: a multiple of 16. */
-INLINE void tile_steps(struct tile *t, const struct operands *o, enum dtype dtype, uint32_t depth,
-                       uint32_t R, uint32_t C, size_t ahead)
+/* How a tile's weights are read: as stored, or bf16 for inputs that are split. */
+enum form { FORM_F32 = DTYPE_F32, FORM_BF16 = DTYPE_BF16, FORM_F16 = DTYPE_F16, FORM_SPLIT };
+
+INLINE size_t form_size(enum form form)
 {
-    for (uint32_t k = 0; k < depth; k += V16_LANES) {
+    return form == FORM_F32 ? sizeof(float) : sizeof(uint16_t);
+}
+
+/* One part of the 16 weights from k + 16 * half on; split: of the even (half 0) or odd ones of the
+ * 32 from k on. */
+INLINE vpart form_load(const void *w, uint32_t k, uint32_t half, uint32_t part, enum form form)
+{
+    const uint16_t *pairs = (const uint16_t *)w + k + (size_t)2 * part * PART_LANES;
+
+    if (form != FORM_SPLIT)
+        return part_load_as(w, k + half * V16_LANES + part * PART_LANES, (enum dtype)form);
+    return half ? part_odd_bf16(pairs) : part_even_bf16(pairs);
+}
+
+/* Columns from .. to - 1, `halves` times 16 in a step. R, C, form and halves are constants wherever
+ * this is inlined; `ahead` is how many bytes before their use weights are asked for, a cache line
+ * at a time (0: not). */
+INLINE void tile_steps(struct tile *t, const struct operands *o, enum form form, uint32_t from,
+                       uint32_t to, uint32_t halves, uint32_t R, uint32_t C, size_t ahead)
+{
+    for (uint32_t k = from; k < to; k += halves * V16_LANES) {
         UNROLL
-        for (uint32_t part = 0; part < V16_PARTS; part++) {
+        for (uint32_t step = 0; step < halves * V16_PARTS; step++) {
+            const uint32_t half = step / V16_PARTS, part = step % V16_PARTS;
+            const bool line = part == 0 && half * V16_LANES * form_size(form) % 64 == 0;
             vpart x[TILE_X];
 
             UNROLL
             for (uint32_t c = 0; c < C; c++)
-                x[c] = part_load(o->x[c] + k + part * PART_LANES);
+                x[c] = part_load(o->x[c] + k + half * V16_LANES + part * PART_LANES);
             UNROLL
             for (uint32_t r = 0; r < R; r++) {
-                vpart w = part_load_as(o->w[r], k + part * PART_LANES, dtype);
+                vpart w = form_load(o->w[r], k, half, part, form);
 
-                if (ahead && part == 0)
-                    __builtin_prefetch((const char *)o->w[r] + k * dtype_size(dtype) + ahead);
+                if (ahead && line)
+                    __builtin_prefetch((const char *)o->w[r] +
+                                       (k + half * V16_LANES) * form_size(form) + ahead);
                 UNROLL
                 for (uint32_t c = 0; c < C; c++)
                     t->sum[r][c][part] = part_fma(w, x[c], t->sum[r][c][part]);
@@ -90,7 +114,23 @@ INLINE void tile_tail(struct tile *t, const struct operands *o, enum dtype dtype
         v16_store(x[c], v16_load_part(o->x[c], at, DTYPE_F32, n));
         tail.x[c] = x[c];
     }
-    tile_steps(t, &tail, DTYPE_F32, V16_LANES, R, C, 0);
+    tile_steps(t, &tail, FORM_F32, 0, V16_LANES, 1, R, C, 0);
+}
+
+/* The last `n` < 32 columns of weights for split inputs, which are padded themselves. */
+INLINE void tile_tail_split(struct tile *t, const struct operands *o, uint32_t at, uint32_t n,
+                            uint32_t R, uint32_t C)
+{
+    uint16_t w[DIRECT_ROWS][2 * V16_LANES] = {{0}};
+    struct operands tail;
+
+    for (uint32_t r = 0; r < R; r++) {
+        memcpy(w[r], (const uint16_t *)o->w[r] + at, n * sizeof **w);
+        tail.w[r] = w[r];
+    }
+    for (uint32_t c = 0; c < C; c++)
+        tail.x[c] = o->x[c] + at;
+    tile_steps(t, &tail, FORM_SPLIT, 0, 2 * V16_LANES, 2, R, C, 0);
 }
 
 INLINE v16 tile_get(const struct tile *t, uint32_t r, uint32_t c)
@@ -161,11 +201,11 @@ INLINE void tile_load(struct tile *t, const float *sums, uint32_t R, uint32_t C)
 
 /* --- few rows of x ---------------------------------------------------------------------------- */
 
-INLINE void direct_tile(float *out, const struct panel *p, enum dtype dtype, uint32_t row,
-                        uint32_t i, uint32_t R, uint32_t C)
+INLINE void direct_tile(float *out, const struct panel *p, enum form form, uint32_t row, uint32_t i,
+                        uint32_t R, uint32_t C)
 {
-    const size_t stride = (size_t)p->cols * dtype_size(dtype);
-    const uint32_t whole = p->cols & ~(V16_LANES - 1u);
+    const size_t stride = (size_t)p->cols * form_size(form);
+    const uint32_t pairs = p->cols & ~(2 * V16_LANES - 1u), whole = p->cols & ~(V16_LANES - 1u);
     struct operands o;
     struct tile t;
 
@@ -176,62 +216,82 @@ INLINE void direct_tile(float *out, const struct panel *p, enum dtype dtype, uin
     for (uint32_t c = 0; c < C; c++)
         o.x[c] = p->x[i + c];
     tile_zero(&t, R, C);
-    tile_steps(&t, &o, dtype, whole, R, C, R * stride);
-    if (whole < p->cols)
-        tile_tail(&t, &o, dtype, whole, p->cols - whole, R, C);
+    tile_steps(&t, &o, form, 0, pairs, 2, R, C, R * stride);
+    if (form == FORM_SPLIT && pairs < p->cols)
+        tile_tail_split(&t, &o, pairs, p->cols - pairs, R, C);
+    if (form != FORM_SPLIT && pairs < whole)
+        tile_steps(&t, &o, form, pairs, whole, 1, R, C, 0);
+    if (form != FORM_SPLIT && whole < p->cols)
+        tile_tail(&t, &o, (enum dtype)form, whole, p->cols - whole, R, C);
     tile_fold(&t, out + i * PANEL_ROWS + row, R, C);
 }
 
-INLINE void direct_rows(float *out, const struct panel *p, enum dtype dtype, uint32_t i, uint32_t R,
+INLINE void direct_rows(float *out, const struct panel *p, enum form form, uint32_t i, uint32_t R,
                         uint32_t C)
 {
     uint32_t r = 0;
 
     for (; r + R <= p->rows; r += R)
-        direct_tile(out, p, dtype, r, i, R, C);
+        direct_tile(out, p, form, r, i, R, C);
     for (; r < p->rows; r++)
-        direct_tile(out, p, dtype, r, i, 1, C);
+        direct_tile(out, p, form, r, i, 1, C);
 }
 
-INLINE void panel_direct(float *out, const struct panel *p, enum dtype dtype)
+INLINE void panel_direct(float *out, const struct panel *p, enum form form)
 {
     uint32_t tiles = (p->n + DIRECT_X - 1) / DIRECT_X;
 
     for (uint32_t i = 0, c; i < p->n; i += c, tiles--) {
         c = tile_width(p->n - i, tiles);
         if (c == 1)
-            direct_rows(out, p, dtype, i, DIRECT_ROWS, 1);
+            direct_rows(out, p, form, i, DIRECT_ROWS, 1);
 #if DIRECT_X > 1
         else if (c == 2)
-            direct_rows(out, p, dtype, i, TILE_ROWS, 2);
+            direct_rows(out, p, form, i, TILE_ROWS, 2);
         else
-            direct_rows(out, p, dtype, i, TILE_ROWS, 3);
+            direct_rows(out, p, form, i, TILE_ROWS, 3);
 #endif
     }
 }
 
 /* --- many rows of x --------------------------------------------------------------------------- */
 
-/* Columns from .. from + n - 1 of a panel, at most PANEL_DEPTH: a multiple of 16, or what is left
- * after it, then padded. */
+/* Columns from .. from + n - 1 of a panel, at most PANEL_DEPTH: a multiple of 16 (of 32 where the
+ * inputs are split), or what is left after it, then padded. */
 struct depth {
-    uint32_t from, n;
+    uint32_t from, n, padded;
     bool first, last;
     const float *x[PANEL_X]; /* at column `from` */
 };
 
-/* wide[r][0 .. n) = W[r][from ..], zeros up to a multiple of 16; asks for what comes next. */
-INLINE void widen(float *wide, const struct panel *p, enum dtype dtype, const struct depth *d)
+/* wide[r][0 .. n) = W[r][from ..], zeros up to a multiple of 16, or split of 32; asks for what
+ * comes next. */
+INLINE void widen(float *wide, const struct panel *p, enum form form, const struct depth *d)
 {
+    const uint32_t step = form == FORM_SPLIT ? 2 * V16_LANES : V16_LANES;
+
     for (uint32_t r = 0; r < p->rows; r++) {
-        const char *w = (const char *)p->w + ((size_t)r * p->cols + d->from) * dtype_size(dtype);
+        const char *w = (const char *)p->w + ((size_t)r * p->cols + d->from) * form_size(form);
         float *to = wide + r * PANEL_DEPTH;
 
-        if (d->n < V16_LANES)
-            v16_store(to, v16_load_part(w, 0, dtype, d->n));
-        for (uint32_t k = 0; k + V16_LANES <= d->n; k += V16_LANES) {
-            __builtin_prefetch(w + (k + PANEL_DEPTH) * dtype_size(dtype));
-            v16_store(to + k, v16_load_as(w, k, dtype));
+        if (d->n < step) {
+            v16 first =
+                v16_load_part(w, 0, form == FORM_SPLIT ? DTYPE_BF16 : (enum dtype)form, d->n);
+
+            if (form == FORM_SPLIT)
+                v16_split(to, first,
+                          d->n > V16_LANES
+                              ? v16_load_part(w, V16_LANES, DTYPE_BF16, d->n - V16_LANES)
+                              : v16_zero());
+            else
+                v16_store(to, first);
+        }
+        for (uint32_t k = 0; k + step <= d->n; k += step) {
+            __builtin_prefetch(w + (k + PANEL_DEPTH) * form_size(form));
+            UNROLL
+            for (uint32_t i = 0; i < step / PART_LANES; i++)
+                part_store(to + k + i * PART_LANES,
+                           form_load(w, k, i / V16_PARTS, i % V16_PARTS, form));
         }
     }
 }
@@ -253,7 +313,7 @@ INLINE void wide_tile(struct cpu_thread *th, float *out, const struct depth *d, 
         tile_zero(&t, R, C);
     else
         tile_load(&t, sums, R, C);
-    tile_steps(&t, &o, DTYPE_F32, (d->n + V16_LANES - 1) & ~(V16_LANES - 1u), R, C, 0);
+    tile_steps(&t, &o, FORM_F32, 0, d->padded, 1, R, C, 0);
     if (d->last)
         tile_fold(&t, out + i * PANEL_ROWS + row, R, C);
     else
@@ -296,42 +356,49 @@ static void wide_depth(struct cpu_thread *th, float *out, const struct panel *p,
 static void panel_wide(struct cpu_thread *th, float *out, const struct panel *p)
 {
     _Alignas(64) float tail[PANEL_X][V16_LANES];
+    const bool split = p->input == INPUT_SPLIT;
+    const uint32_t step = split ? 2 * V16_LANES : V16_LANES;
     struct depth d;
 
     for (d.from = 0; d.from < p->cols; d.from += d.n) {
         uint32_t left = p->cols - d.from;
 
-        d.n = left < V16_LANES ? left : left & ~(V16_LANES - 1u);
+        d.n = left < step ? left : left & ~(step - 1);
         d.n = d.n < PANEL_DEPTH ? d.n : PANEL_DEPTH;
+        d.padded = d.n < step ? step : d.n;
         d.first = d.from == 0;
         d.last = d.n == left;
         for (uint32_t i = 0; i < p->n; i++) {
             d.x[i] = (const float *)p->x[i] + d.from;
-            if (d.n < V16_LANES) {
+            if (d.n < step && !split) {
                 v16_store(tail[i], v16_load_part(d.x[i], 0, DTYPE_F32, d.n));
                 d.x[i] = tail[i];
             }
         }
-        if (p->dtype == DTYPE_F32)
-            widen(th->wide, p, DTYPE_F32, &d);
+        if (split)
+            widen(th->wide, p, FORM_SPLIT, &d);
+        else if (p->dtype == DTYPE_F32)
+            widen(th->wide, p, FORM_F32, &d);
         else if (p->dtype == DTYPE_BF16)
-            widen(th->wide, p, DTYPE_BF16, &d);
+            widen(th->wide, p, FORM_BF16, &d);
         else
-            widen(th->wide, p, DTYPE_F16, &d);
+            widen(th->wide, p, FORM_F16, &d);
         wide_depth(th, out, p, &d);
     }
 }
 
 void ISA(cpu_panel)(struct cpu_thread *t, float *tile, const struct panel *p)
 {
-    if (p->bf16)
+    if (p->input == INPUT_PAIRS)
         ISA(cpu_panel_bf16)(tile, p);
     else if (p->n > DIRECT_MOST)
         panel_wide(t, tile, p);
+    else if (p->input == INPUT_SPLIT)
+        panel_direct(tile, p, FORM_SPLIT);
     else if (p->dtype == DTYPE_F32)
-        panel_direct(tile, p, DTYPE_F32);
+        panel_direct(tile, p, FORM_F32);
     else if (p->dtype == DTYPE_BF16)
-        panel_direct(tile, p, DTYPE_BF16);
+        panel_direct(tile, p, FORM_BF16);
     else
-        panel_direct(tile, p, DTYPE_F16);
+        panel_direct(tile, p, FORM_F16);
 }

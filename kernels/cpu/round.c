@@ -6,24 +6,33 @@ struct rounding {
     const float *x;
     const uint32_t *index;
     uint32_t cols;
-    bool bf16;
+    enum input input;
 };
 
-void ISA(cpu_round_row)(void *to, const float *from, uint32_t n, bool bf16)
+INLINE v16 rounded(const float *from, uint32_t j, uint32_t n)
 {
-    uint16_t *narrow = to;
+    return v16_round_bf16(j < n ? v16_load_part(from, j, DTYPE_F32, n - j) : v16_zero());
+}
+
+void ISA(cpu_round_row)(void *to, const float *from, uint32_t n, enum input input)
+{
     float *wide = to;
-    uint16_t half[V16_LANES];
 
-    for (uint32_t j = 0; j < n; j += V16_LANES) {
-        v16 v = v16_load_part(from, j, DTYPE_F32, n - j);
-
-        v16_store_bf16(bf16 ? narrow + j : half, v);
-        if (!bf16)
-            v16_store(wide + j, v16_load_as(half, 0, DTYPE_BF16));
+    if (input == INPUT_WIDE) {
+        for (uint32_t j = 0; j < n; j += V16_LANES)
+            v16_store(wide + j, rounded(from, j, n));
+        return;
     }
-    if (bf16 && (n - 1) / V16_LANES % 2 == 0) /* bf16 rows are padded to 32 */
-        memset(narrow + ((n - 1) / V16_LANES + 1) * V16_LANES, 0, V16_LANES * sizeof *narrow);
+    for (uint32_t j = 0; j < n; j += 2 * V16_LANES) {
+        v16 a = rounded(from, j, n), b = rounded(from, j + V16_LANES, n);
+
+        if (input == INPUT_PAIRS) {
+            v16_store_bf16((uint16_t *)to + j, a);
+            v16_store_bf16((uint16_t *)to + j + V16_LANES, b);
+        } else {
+            v16_split(wide + j, a, b);
+        }
+    }
 }
 
 static void round_rows(void *context, uint32_t begin, uint32_t end, unsigned thread)
@@ -34,13 +43,13 @@ static void round_rows(void *context, uint32_t begin, uint32_t end, unsigned thr
     for (uint32_t i = begin; i < end; i++)
         ISA(cpu_round_row)
     (r->k->rounded + (size_t)i * r->k->limits.width,
-     r->x + (size_t)(r->index ? r->index[i] : i) * r->cols, r->cols, r->bf16);
+     r->x + (size_t)(r->index ? r->index[i] : i) * r->cols, r->cols, r->input);
 }
 
 void ISA(cpu_round_rows)(struct cpu_kernels *k, const float *x, const uint32_t *index, uint32_t n,
-                         uint32_t cols, bool bf16)
+                         uint32_t cols, enum input input)
 {
-    struct rounding r = {k, x, index, cols, bf16};
+    struct rounding r = {k, x, index, cols, input};
 
     cpu_run(k, n, cols, round_rows, &r);
 }

@@ -7,6 +7,7 @@ const struct kernels_ops ISA(kernels_cpu_ops) = {
     .embed = ISA(cpu_embed),
     .rmsnorm = ISA(cpu_rmsnorm),
     .matmul = ISA(cpu_matmul),
+    .matmuls = ISA(cpu_matmuls),
     .rope = ISA(cpu_rope),
     .kv_write = ISA(cpu_kv_write),
     .attention = ISA(cpu_attention),

@@ -6,11 +6,13 @@
  * else is written once, here. So results do not depend on the instruction set. NaN payloads may
  * differ.
  *
- * part_* operations: zero, set1, load, store, load_bf16, load_f16 (any alignment), store_bf16
- * (round to nearest even, NaN stays NaN), add, sub, mul, div, fma(a, b, c) = a*b + c rounded once,
- * max(a, b) = a > b ? a : b (so b if either is NaN), below(x, limit, yes, no) = x < limit ? yes :
- * no, pow2(t) = 2^n for t = EXP_SHIFTER + n, -126 <= n <= 127, by moving bits. Of a whole v16:
- * v16_sum(v), the sum of the lanes by the canonical tree, and v16_sum4, of four. */
+ * part_* operations: zero, set1, load, store, load_bf16, load_f16 (any alignment), even_bf16 and
+ * odd_bf16 (every other one of 2 * PART_LANES elements), store_bf16 and round_bf16 (round to
+ * nearest even, NaN stays NaN; in memory, or as float32), add, sub, mul, div, fma(a, b, c) = a*b +
+ * c rounded once, max(a, b) = a > b ? a : b (so b if either is NaN), below(x, limit, yes, no) = x <
+ * limit ? yes : no, pow2(t) = 2^n for t = EXP_SHIFTER + n, -126 <= n <= 127, by moving bits. Of a
+ * whole v16: v16_sum(v), the sum of the lanes by the canonical tree, v16_sum4, of four, and
+ * v16_split, which stores the even, then the odd elements of two. */
 #ifndef MT_KERNELS_CPU_VEC_H
 #define MT_KERNELS_CPU_VEC_H
 
@@ -146,6 +148,14 @@ INLINE void v16_store_bf16(uint16_t *to, v16 v)
     UNROLL
     for (int i = 0; i < V16_PARTS; i++)
         part_store_bf16(to + i * PART_LANES, v.part[i]);
+}
+
+INLINE v16 v16_round_bf16(v16 v)
+{
+    UNROLL
+    for (int i = 0; i < V16_PARTS; i++)
+        v.part[i] = part_round_bf16(v.part[i]);
+    return v;
 }
 
 /* The first n <= 16 lanes; the others are zero, and memory beyond them is not read. */

@@ -44,17 +44,40 @@ INLINE vpart part_load_f16(const uint16_t *from)
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)from));
 }
 
-/* Not by vcvtneps2bf16, which takes denormals for zero. */
-INLINE void part_store_bf16(uint16_t *to, vpart v)
+INLINE vpart part_even_bf16(const uint16_t *from)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(from), 16));
+}
+
+INLINE vpart part_odd_bf16(const uint16_t *from)
+{
+    return _mm512_castsi512_ps(
+        _mm512_and_si512(_mm512_loadu_si512(from), _mm512_set1_epi32(-0x10000)));
+}
+
+/* bf16 in the upper halves, and something below. Not by vcvtneps2bf16, which takes denormals for
+ * zero. */
+INLINE __m512i avx512_round_bf16(vpart v)
 {
     const __m512i bits = _mm512_castps_si512(v);
     __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     __m512i near = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
     __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
     __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-    __m512i high = _mm512_srli_epi32(_mm512_mask_blend_epi32(nan, near, quiet), 16);
+
+    return _mm512_mask_blend_epi32(nan, near, quiet);
+}
+
+INLINE void part_store_bf16(uint16_t *to, vpart v)
+{
+    __m512i high = _mm512_srli_epi32(avx512_round_bf16(v), 16);
 
     _mm256_storeu_si256((__m256i *)(void *)to, _mm512_cvtepi32_epi16(high));
+}
+
+INLINE vpart part_round_bf16(vpart v)
+{
+    return _mm512_castsi512_ps(_mm512_and_si512(avx512_round_bf16(v), _mm512_set1_epi32(-0x10000)));
 }
 
 INLINE vpart part_add(vpart a, vpart b)
@@ -113,6 +136,16 @@ INLINE float v16_sum(v16 v)
 INLINE void v16_sum4(float *to, v16 a, v16 b, v16 c, v16 d)
 {
     x86_quad_sum4(to, v16_quad(a), v16_quad(b), v16_quad(c), v16_quad(d));
+}
+
+INLINE void v16_split(float *to, v16 a, v16 b)
+{
+    const __m512i even =
+        _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+
+    _mm512_storeu_ps(to, _mm512_permutex2var_ps(a.part[0], even, b.part[0]));
+    _mm512_storeu_ps(to + V16_LANES, _mm512_permutex2var_ps(a.part[0], odd, b.part[0]));
 }
 
 #endif

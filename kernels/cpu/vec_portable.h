@@ -77,13 +77,20 @@ INLINE void part_store(float *to, vpart v)
     memcpy(to, &v, sizeof v);
 }
 
+/* bf16 number i; the memory may have another type. */
+INLINE float half_word(const uint16_t *from, int i)
+{
+    uint16_t bits;
+
+    memcpy(&bits, from + i, sizeof bits);
+    return bits_float((uint32_t)bits << 16);
+}
+
 INLINE vpart part_load_bf16(const uint16_t *from)
 {
-    uint16_t bits[PART_LANES];
     vpart v;
 
-    memcpy(bits, from, sizeof bits); /* the memory may have another type */
-    EACH_LANE v.lane[j] = bits_float((uint32_t)bits[j] << 16);
+    EACH_LANE v.lane[j] = half_word(from, j);
     return v;
 }
 
@@ -97,12 +104,34 @@ INLINE vpart part_load_f16(const uint16_t *from)
     return v;
 }
 
+INLINE vpart part_even_bf16(const uint16_t *from)
+{
+    vpart v;
+
+    EACH_LANE v.lane[j] = half_word(from, 2 * j);
+    return v;
+}
+
+INLINE vpart part_odd_bf16(const uint16_t *from)
+{
+    vpart v;
+
+    EACH_LANE v.lane[j] = half_word(from, 2 * j + 1);
+    return v;
+}
+
 INLINE void part_store_bf16(uint16_t *to, vpart v)
 {
     uint16_t bits[PART_LANES];
 
     EACH_LANE bits[j] = float_bf16(v.lane[j]);
     memcpy(to, bits, sizeof bits);
+}
+
+INLINE vpart part_round_bf16(vpart v)
+{
+    EACH_LANE v.lane[j] = bits_float((uint32_t)float_bf16(v.lane[j]) << 16);
+    return v;
 }
 
 INLINE vpart part_add(vpart a, vpart b)
@@ -170,6 +199,16 @@ INLINE void v16_sum4(float *to, v16 a, v16 b, v16 c, v16 d)
     to[1] = v16_sum(b);
     to[2] = v16_sum(c);
     to[3] = v16_sum(d);
+}
+
+INLINE void v16_split(float *to, v16 a, v16 b)
+{
+    float both[2 * V16_LANES];
+
+    memcpy(both, &a, sizeof a);
+    memcpy(both + V16_LANES, &b, sizeof b);
+    EACH_LANE to[j] = both[2 * j];
+    EACH_LANE to[V16_LANES + j] = both[2 * j + 1];
 }
 
 #undef EACH_LANE

@@ -106,14 +106,52 @@ static void matmul_takes_unaligned_weights(void **state)
     free(shifted);
 }
 
+/* Several weights in one go, of one type or not: to the bit what each gives by itself. */
+static void matmuls_are_matmuls(void **state)
+{
+    enum { N = 3, COLS = 70, WEIGHTS = 4 };
+    static const uint32_t rows[WEIGHTS] = {40, 9, 17, 3};
+    static const enum dtype stored_as[WEIGHTS] = {DTYPE_BF16, DTYPE_BF16, DTYPE_F32, DTYPE_BF16};
+    struct random r = {13};
+    float *x = random_floats(&r, (size_t)N * COLS, 1.0f), *got[WEIGHTS], want[N * 40];
+    struct weight w[WEIGHTS];
+    const struct weight *at[WEIGHTS];
+    void *stored[WEIGHTS];
+
+    (void)state;
+    for (uint32_t i = 0; i < WEIGHTS; i++) {
+        float *values;
+
+        stored[i] = random_stored(&r, (size_t)rows[i] * COLS, 0.3f, stored_as[i], &values);
+        free(values);
+        w[i] = (struct weight){stored[i], stored_as[i], rows[i], COLS};
+        at[i] = &w[i];
+        got[i] = must_alloc((size_t)N * rows[i] * sizeof *got[i]);
+    }
+    for (unsigned v = 0; v < exact.n + fast.n; v++) {
+        struct kernels *k = v < exact.n ? exact.k[v] : fast.k[v - exact.n];
+
+        k->op->matmuls(k, got, x, at, WEIGHTS, N);
+        for (uint32_t i = 0; i < WEIGHTS; i++) {
+            k->op->matmul(k, want, x, &w[i], N, false);
+            rig_equal("matmuls", k, got[i], want, (size_t)N * rows[i]);
+        }
+    }
+    for (uint32_t i = 0; i < WEIGHTS; i++) {
+        free(stored[i]);
+        free(got[i]);
+    }
+    free(x);
+}
+
 /* Fast mode: the error is that of rounding x, and weights that are not bf16, to 8 bits. */
 static void fast_matmul_is_near(void **state)
 {
     struct random r = {13};
 
     (void)state;
-    for (uint32_t i = 0; i < 20; i++) {
-        struct shape s = pick_shape(&r, i);
+    for (uint32_t i = 0; i < 60; i++) {
+        struct shape s = pick_shape(&r, i / 3);
         size_t outputs = (size_t)s.n * s.rows;
         float *values, *x = random_floats(&r, (size_t)s.n * s.cols, 1.0f);
         void *stored = random_stored(&r, (size_t)s.rows * s.cols, 0.1f, dtypes[i % 3], &values);
@@ -430,6 +468,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(matmul_is_the_canonical_dot),
         cmocka_unit_test(matmul_takes_unaligned_weights),
+        cmocka_unit_test(matmuls_are_matmuls),
         cmocka_unit_test(fast_matmul_is_near),
         cmocka_unit_test(experts_are_right),
         cmocka_unit_test(experts_run_in_passes),
