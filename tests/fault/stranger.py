@@ -1,0 +1,176 @@
+#!/usr/bin/env python3
+"""Strangers at the worker job's control socket: garbage, lies, silence, crowds. The service goes on undisturbed; they are sent
+away; nothing of them stays. (tests/unit/daemon/test_job.c has a wrong token and a mute one.)"""
+
+import glob
+import os
+import random
+import select
+import signal
+import socket
+import stat
+import struct
+import time
+import unittest
+
+import faults
+import load
+from load import harness
+
+MAGIC, VERSION = 0x3154574d, 1  # api/wire.h
+HELLO, MAP, READY, STEP, WAKE, RESULT, HEARTBEAT, LOG, FAIL, SHUTDOWN = range(1, 11)
+HELLO_SECONDS = 5  # JOB_HELLO_MS: how long a stranger may say nothing
+CROWD = 24  # more than the daemon holds at once, JOB_PENDING
+
+
+def frame(kind, incarnation, body=b"", length=None):
+    return struct.pack("<IIIIQ", MAGIC, VERSION | kind << 16, len(body) if length is None else length, 0, incarnation) + body
+
+
+def hello(token, rank=1, ranks=2):
+    facts = struct.pack("<32s8IiI3Q", b"mixtral", 8, 8, 16, 2, 256, 8192, 2048, 0, 0, 0, 0, 0, 0)
+    return struct.pack("<IIq", rank, ranks, os.getpid()) + token + facts
+
+
+def token_of(daemon):
+    """The job's own: as much as anybody of our user can learn."""
+    with open(f"/proc/{daemon.workers()[0]}/environ", "rb") as file:
+        for word in file.read().split(b"\0"):
+            if word.startswith(b"MOETUNER_TOKEN="):
+                return bytes.fromhex(word.partition(b"=")[2].decode())
+    raise AssertionError("no token in the worker's environment")
+
+
+def lies(daemon, incarnation, draw):
+    """What strangers may say; none of it may cost the job anything."""
+    token, wrong = token_of(daemon), draw.randbytes(32)
+    real = frame(HELLO, incarnation, hello(token))
+    yield from (draw.randbytes(draw.randrange(1, 3000)) for _ in range(60))
+    yield from (frame(draw.randrange(65536), incarnation, draw.randbytes(draw.randrange(200))) for _ in range(60))
+    yield from (frame(HELLO, incarnation, draw.randbytes(draw.randrange(200))) for _ in range(60))
+    yield from (real[:cut] for cut in range(0, len(real), 7))  # and silence
+    yield from (frame(kind, incarnation, b"\0" * 64) for kind in range(1, 11))
+    yield frame(HELLO, incarnation, hello(wrong))
+    yield frame(HELLO, incarnation, hello(wrong), length=0xffffffff)
+    yield frame(HELLO, incarnation, b"", length=255 << 20)
+    yield frame(HELLO, incarnation - 1, hello(token)) + frame(FAIL, incarnation - 1, struct.pack("<iI", 0, 4) + b"dead")
+    yield frame(HELLO, incarnation + 1, hello(token))
+    yield frame(HELLO, 0, hello(token)) + draw.randbytes(100000)
+    near = bytearray(token)
+    near[31] ^= 1
+    yield frame(HELLO, incarnation, hello(bytes(near)))
+
+
+def dial(path):
+    """A connection; None where the daemon has no room for one now."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.setblocking(False)
+    try:
+        sock.connect(path)
+        return sock
+    except (BlockingIOError, ConnectionRefusedError, FileNotFoundError):
+        sock.close()
+        return None
+
+
+def say(sock, text):
+    try:
+        sock.send(text)
+    except (BlockingIOError, BrokenPipeError, ConnectionResetError):
+        pass  # it has been sent away already
+
+
+def sent_away(sock):
+    try:
+        return not sock.recv(65536)
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+
+
+class Strangers(unittest.TestCase):
+    def serve(self, seconds_of_answers):
+        daemon = faults.Daemon()
+        self.addCleanup(daemon.close)
+        loop = load.Loop(daemon)
+        self.addCleanup(loop.close)
+        catalogue = load.Catalogue(seconds_of_answers)
+        catalogue.record(loop)
+        job = faults.Job(daemon)
+        self.addCleanup(job.close)
+        return daemon, loop, catalogue, job
+
+    def control(self, daemon):
+        found = glob.glob(os.path.join(daemon.jobs, "moetuner-job-*", "control"))
+        return found[0] if found else None
+
+    def end(self, daemon, loop, clients, job):
+        self.assertTrue(clients.finish())
+        self.assertEqual((dict(clients.wrong), clients.samples), ({}, []))
+        daemon.signal(signal.SIGINT)
+        self.assertEqual(daemon.wait(), 0)
+        self.assertEqual(job.leftovers(), [])
+
+    def test_while_serving(self):
+        daemon, loop, catalogue, job = self.serve(1)
+        before = faults.descriptors(daemon.process.pid)
+        path = self.control(daemon)
+        self.assertEqual(stat.S_IMODE(os.stat(os.path.dirname(path)).st_mode), 0o700)
+        clients = load.ClosedLoop(loop, catalogue, 8, 1)
+        waiting, told, turned = [], 0, 0
+        draw = random.Random(5)
+        for text in lies(daemon, job.launched, draw):
+            sock = dial(path)
+            turned += not sock
+            if sock:
+                say(sock, text)
+                waiting.append(sock)
+                told += 1
+            loop.run_for(0.005)
+            if len(waiting) > CROWD:  # most are answered at once; the silent ones hold all places for a while
+                poll = select.select(waiting, [], [], 0)[0]
+                gone = [sock for sock in poll if sent_away(sock)]
+                for sock in gone or waiting[:1]:
+                    sock.close()
+                    waiting.remove(sock)
+        print(f"# {told} strangers spoke, {turned} found no room")
+        self.assertGreater(told, 100)
+        patience = time.monotonic() + 4 * HELLO_SECONDS + 10
+        while waiting and time.monotonic() < patience:
+            loop.run_for(0.05)
+            for sock in [sock for sock in waiting if sent_away(sock)]:
+                sock.close()
+                waiting.remove(sock)
+        self.assertEqual(waiting, [], "the last are sent away when their time is over")
+        self.assertTrue(clients.finish())
+        self.assertEqual(daemon.metric("job_restarts_total"), 0)
+        loop.run_for(0.5)
+        self.assertLessEqual(faults.descriptors(daemon.process.pid), before + 1)
+        job.remember_shared()
+        self.end(daemon, loop, clients, job)
+
+    def test_crowd_while_launching(self):
+        """Silent strangers take all places before the ranks come: that costs the ranks no more than the strangers' time."""
+        daemon, loop, catalogue, job = self.serve(0.5)
+        old = self.control(daemon)
+        job.remember_shared()
+        for pid in daemon.workers():
+            faults.send(pid, signal.SIGKILL)
+        began = time.monotonic()
+        while self.control(daemon) in (None, old):
+            self.assertLess(time.monotonic() - began, 60)
+            time.sleep(0.0002)
+        crowd = [dial(self.control(daemon)) for _ in range(CROWD)]
+        self.addCleanup(lambda: [sock.close() for sock in crowd if sock])
+        self.assertGreater(sum(map(bool, crowd)), 8, "a crowd")
+        self.assertTrue(loop.run(lambda: job.look() or job.ready and job.launched > 1, 60, 0.01), "ready in spite of them")
+        print(f"# ready {time.monotonic() - began:.1f} s after the fault, with {sum(map(bool, crowd))} silent strangers")
+        self.assertEqual(job.launched, 2, "the first launch succeeds")
+        clients = load.ClosedLoop(loop, catalogue, 8, 1)
+        loop.run_for(0.5)
+        self.end(daemon, loop, clients, job)
+
+
+if __name__ == "__main__":
+    harness.main()
