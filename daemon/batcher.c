@@ -1,5 +1,5 @@
-/* The batcher's sequences: from batcher_add to batcher_end. Steps are built and answered in
- * batcher_step.c. */
+/* The lives of sequences and incarnations. Who sits where is in batcher_home.c, steps are built and
+ * answered in batcher_step.c. */
 #include "daemon/batcher.h"
 
 #include <inttypes.h>
@@ -8,21 +8,24 @@
 
 #include "daemon/batcher_impl.h"
 
-static uint32_t blocks_for(uint32_t block_tokens, uint64_t tokens)
+static uint64_t largest_pool(const struct batcher_shape *shape)
 {
-    return (uint32_t)((tokens + block_tokens - 1) / block_tokens);
-}
-
-int batcher_check(const struct batcher_shape *shape, uint32_t n_prompt, uint32_t max_tokens,
-                  uint32_t *ret_new_tokens, struct mt_err *reterr)
-{
-    uint32_t least = max_tokens ? 1 : 0, r, most;
     uint64_t pool = 0, tokens;
+    uint32_t r;
 
     for (r = 0; r < shape->ranks; r++) {
         tokens = (uint64_t)shape->rank[r].kv_blocks * shape->block_tokens;
         pool = tokens > pool ? tokens : pool;
     }
+    return pool;
+}
+
+int batcher_check(const struct batcher_shape *shape, uint32_t n_prompt, uint32_t max_tokens,
+                  uint32_t *ret_new_tokens, struct mt_err *reterr)
+{
+    uint32_t least = max_tokens ? 1 : 0, most;
+    uint64_t pool = largest_pool(shape);
+
     if (!n_prompt)
         return mt_error(reterr, MT_EINVAL, "the prompt has no tokens, at least 1 is needed");
     if ((uint64_t)n_prompt + least > shape->max_positions)
@@ -40,13 +43,15 @@ int batcher_check(const struct batcher_shape *shape, uint32_t n_prompt, uint32_t
     return 0;
 }
 
+/* --- incarnations --- */
+
 int batcher_new(struct batcher **ret, struct mt_err *reterr)
 {
     struct batcher *b = calloc(1, sizeof(*b));
 
     if (!b)
         return mt_error(reterr, MT_ENOMEM, "no memory for the batcher");
-    TAILQ_INIT(&b->frees);
+    TAILQ_INIT(&b->waiting);
     *ret = b;
     return 0;
 }
@@ -55,32 +60,45 @@ static void sequence_free(struct sequence *s)
 {
     if (!s)
         return;
+    if (s->group && !--s->group->members)
+        free(s->group);
     free(s->emitted);
     free(s->blocks);
     free(s);
 }
 
-/* Back to the state of batcher_new, but for the count of overruns and the flights' memory. */
-static void batcher_clear(struct batcher *b)
+static void homes_free(struct batcher_home *homes, uint32_t n)
 {
     uint32_t i;
 
-    for (i = 0; i < b->cap_ids; i++)
-        sequence_free(b->by_id[i]);
-    for (i = 0; i < b->shape.ranks; i++)
-        kvpool_done(&b->homes[i].pool);
-    free(b->homes);
-    free(b->by_id);
-    free(b->free_ids);
-    free(b->scratch);
-    b->shape.ranks = 0;
+    for (i = 0; homes && i < n; i++)
+        kvpool_done(&homes[i].pool);
+    free(homes);
+}
+
+void batcher_stop(struct batcher *b)
+{
+    struct sequence *s;
+    uint32_t i;
+
+    for (i = 0; i < b->cap_ids; i++) {
+        s = b->by_id[i];
+        if (!s)
+            continue;
+        s->in_flight = s->sampling = 0;
+        s->step = 0;
+        if (s->state == SEQ_ENDED) {
+            sequence_retire(b, s);
+        } else if (s->state != SEQ_WAITING) {
+            home_unseat(b, s);
+            home_wait(b, s);
+        }
+    }
+    homes_free(b->homes, b->shape.ranks);
     b->homes = NULL;
-    b->by_id = NULL;
-    b->free_ids = NULL;
-    b->scratch = NULL;
-    b->n_free_ids = b->cap_ids = b->scratch_cap = b->unanswered = 0;
+    b->shape.ranks = 0;
     b->step = 0;
-    TAILQ_INIT(&b->frees);
+    b->unanswered = b->n_frees = 0;
 }
 
 void batcher_free(struct batcher *b)
@@ -89,9 +107,15 @@ void batcher_free(struct batcher *b)
 
     if (!b)
         return;
-    batcher_clear(b);
+    for (i = 0; i < b->cap_ids; i++)
+        sequence_free(b->by_id[i]);
+    homes_free(b->homes, b->shape.ranks);
     for (i = 0; i < WIRE_MAX_AHEAD; i++)
         free(b->flights[i].runs);
+    free(b->by_id);
+    free(b->free_ids);
+    free(b->frees);
+    free(b->scratch);
     free(b);
 }
 
@@ -99,6 +123,9 @@ static int shape_check(const struct batcher_shape *shape, struct mt_err *reterr)
 {
     uint32_t r;
 
+    if (!shape->ranks || shape->ranks > WIRE_MAX_RANKS)
+        return mt_error(reterr, MT_EINVAL, "ranks is %" PRIu32 ", expected 1..%d", shape->ranks,
+                        WIRE_MAX_RANKS);
     if (!shape->block_tokens || !shape->max_positions)
         return mt_error(reterr, MT_EINVAL,
                         "block_tokens is %" PRIu32 " and max_positions %" PRIu32
@@ -117,92 +144,84 @@ static int shape_check(const struct batcher_shape *shape, struct mt_err *reterr)
     return 0;
 }
 
-int batcher_start(struct batcher *b, const struct batcher_shape *shape, struct mt_err *reterr)
+static int homes_new(const struct batcher_shape *shape, struct batcher_home **ret,
+                     struct mt_err *reterr)
 {
-    uint32_t r, cap;
-    int rc;
-
-    if (!shape->ranks || shape->ranks > WIRE_MAX_RANKS)
-        return mt_error(reterr, MT_EINVAL, "ranks is %" PRIu32 ", expected 1..%d", shape->ranks,
-                        WIRE_MAX_RANKS);
-    rc = shape_check(shape, reterr);
-    if (rc)
-        return rc;
+    struct batcher_home *homes = calloc(shape->ranks, sizeof(*homes));
     /* A chunk carries up to one token more than it runs (WIRE_RUN_NEXT): half the frame's cap is
      * safe for all. */
-    cap = WIRE_MAX_STEP_TOKENS / 2 / shape->ranks;
-    batcher_clear(b);
-    b->homes = calloc(shape->ranks, sizeof(*b->homes));
-    if (!b->homes)
+    uint32_t r, cap = WIRE_MAX_STEP_TOKENS / 2 / shape->ranks;
+    int rc = 0;
+
+    if (!homes)
         return mt_error(reterr, MT_ENOMEM, "no memory for %" PRIu32 " ranks", shape->ranks);
-    b->shape = *shape;
-    for (r = 0; r < shape->ranks; r++) {
-        struct batcher_home *h = &b->homes[r];
+    for (r = 0; r < shape->ranks && !rc; r++) {
         const struct batcher_rank *k = &shape->rank[r];
 
-        TAILQ_INIT(&h->waiting);
-        TAILQ_INIT(&h->prefill);
-        TAILQ_INIT(&h->decode);
-        h->max_tokens = k->max_tokens < cap ? k->max_tokens : cap;
-        h->max_seqs = k->max_seqs;
-        b->scratch_cap = h->max_tokens > b->scratch_cap ? h->max_tokens : b->scratch_cap;
-        rc = kvpool_init(&h->pool, k->kv_blocks, reterr);
-        if (rc)
-            goto out;
+        TAILQ_INIT(&homes[r].prefill);
+        TAILQ_INIT(&homes[r].decode);
+        homes[r].max_tokens = k->max_tokens < cap ? k->max_tokens : cap;
+        homes[r].max_seqs = k->max_seqs;
+        rc = kvpool_init(&homes[r].pool, k->kv_blocks, shape->block_tokens, reterr);
     }
-    b->scratch_cap++;
-    b->scratch = malloc(b->scratch_cap * sizeof(*b->scratch));
-    if (!b->scratch)
-        rc = mt_error(reterr, MT_ENOMEM, "no memory for a step's tokens");
-out:
     if (rc)
-        batcher_clear(b);
+        homes_free(homes, shape->ranks);
+    else
+        *ret = homes;
     return rc;
 }
 
-bool batcher_room(const struct batcher *b, uint32_t n_prompt, uint32_t new_tokens,
-                  uint32_t n_choices, uint32_t *ret_home)
+/* Room for the longest chunk with the token that may follow it, or for a block. */
+static int scratch_reserve(struct batcher *b, const struct batcher_shape *shape,
+                           const struct batcher_home *homes, struct mt_err *reterr)
 {
-    const struct batcher_home *h, *best = NULL;
-    uint32_t r, need;
+    uint32_t cap = shape->block_tokens, r;
+    int32_t *scratch;
 
-    if (!b->shape.ranks || n_choices > WIRE_MAX_SEQS - (b->cap_ids - b->n_free_ids))
-        return false;
-    need = blocks_for(b->shape.block_tokens, (uint64_t)n_prompt + new_tokens);
-    for (r = 0; r < b->shape.ranks; r++) {
-        h = &b->homes[r];
-        if (h->n_waiting || h->seats >= h->max_seqs || need > h->pool.n_blocks - h->pool.reserved)
-            continue;
-        if (!best || h->pool.reserved < best->pool.reserved ||
-            (h->pool.reserved == best->pool.reserved && h->seats < best->seats))
-            best = h;
-    }
-    if (!best)
-        return false;
-    *ret_home = (uint32_t)(best - b->homes);
-    return true;
+    for (r = 0; r < shape->ranks; r++)
+        cap = homes[r].max_tokens >= cap ? homes[r].max_tokens + 1 : cap;
+    if (cap <= b->scratch_cap)
+        return 0;
+    scratch = realloc(b->scratch, cap * sizeof(*scratch));
+    if (!scratch)
+        return mt_error(reterr, MT_ENOMEM, "no memory for a step's tokens");
+    b->scratch = scratch;
+    b->scratch_cap = cap;
+    return 0;
 }
 
-/* Gives those that wait at h a seat and a reservation, oldest first, as far as they go. */
-static void home_seat(struct batcher_home *h)
+int batcher_start(struct batcher *b, const struct batcher_shape *shape, struct mt_err *reterr)
 {
-    struct sequence *s;
+    struct batcher_home *homes = NULL;
+    int rc = shape_check(shape, reterr);
 
-    while ((s = TAILQ_FIRST(&h->waiting)) && h->seats < h->max_seqs &&
-           kvpool_reserve(&h->pool, s->reserved)) {
-        TAILQ_REMOVE(&h->waiting, s, link);
-        h->n_waiting--;
-        h->seats++;
-        s->state = SEQ_PREFILL;
-        TAILQ_INSERT_TAIL(&h->prefill, s, link);
+    if (!rc && b->shape.block_tokens && shape->block_tokens != b->shape.block_tokens)
+        rc = mt_error(reterr, MT_EUNSUPPORTED,
+                      "KV blocks have %" PRIu32 " tokens, in the incarnation before %" PRIu32,
+                      shape->block_tokens, b->shape.block_tokens);
+    if (!rc)
+        rc = homes_new(shape, &homes, reterr);
+    if (rc)
+        return rc;
+    rc = scratch_reserve(b, shape, homes, reterr);
+    if (rc) {
+        homes_free(homes, shape->ranks);
+        return rc;
     }
+    batcher_stop(b);
+    b->shape = *shape;
+    b->homes = homes;
+    home_seat(b);
+    return 0;
 }
+
+/* --- sequences --- */
 
 static int ids_grow(struct batcher *b)
 {
     uint32_t cap = b->cap_ids ? b->cap_ids * 2 : 64, i;
     struct sequence **by_id;
-    uint32_t *free_ids;
+    uint32_t *free_ids, *frees;
 
     if (b->cap_ids >= WIRE_MAX_SEQS)
         return MT_ELIMIT;
@@ -211,6 +230,10 @@ static int ids_grow(struct batcher *b)
     if (!free_ids)
         return MT_ENOMEM;
     b->free_ids = free_ids;
+    frees = realloc(b->frees, cap * sizeof(*frees));
+    if (!frees)
+        return MT_ENOMEM;
+    b->frees = frees;
     by_id = realloc(b->by_id, cap * sizeof(*by_id));
     if (!by_id)
         return MT_ENOMEM;
@@ -222,52 +245,61 @@ static int ids_grow(struct batcher *b)
     return 0;
 }
 
-int batcher_add(struct batcher *b, const struct batcher_spec *spec, struct sequence **ret,
-                struct mt_err *reterr)
+static struct sequence *sequence_new(const struct batcher_spec *spec,
+                                     const struct sequence *sibling, uint32_t blocks)
 {
-    struct batcher_home *h;
-    struct sequence *s;
-    uint32_t need;
+    struct sequence *s = calloc(1, sizeof(*s));
 
-    if (spec->home >= b->shape.ranks)
-        return mt_error(reterr, MT_EINVAL, "home is %" PRIu32 ", the job has %" PRIu32 " ranks",
-                        spec->home, b->shape.ranks);
-    h = &b->homes[spec->home];
-    need = blocks_for(b->shape.block_tokens, (uint64_t)spec->n_prompt + spec->new_tokens);
-    if (need > h->pool.n_blocks || !spec->n_prompt)
+    if (!s)
+        return NULL;
+    s->blocks = malloc(blocks * sizeof(*s->blocks));
+    s->group = sibling ? sibling->group : calloc(1, sizeof(*s->group));
+    if (s->group)
+        s->group->members++;
+    if (!s->blocks || !s->group) {
+        sequence_free(s);
+        return NULL;
+    }
+    s->spec = *spec;
+    s->told = 1;
+    if (spec->prompt_logprobs && spec->n_logprobs < 0)
+        s->spec.n_logprobs = 0;
+    return s;
+}
+
+int batcher_add(struct batcher *b, const struct batcher_spec *spec, const struct sequence *sibling,
+                struct sequence **ret, struct mt_err *reterr)
+{
+    uint64_t tokens = (uint64_t)spec->n_prompt + spec->new_tokens;
+    struct sequence *s;
+
+    if (!spec->n_prompt || tokens > largest_pool(&b->shape))
         return mt_error(reterr, MT_EINVAL,
-                        "a prompt of %" PRIu32 " tokens needs %" PRIu32 " KV blocks; rank %" PRIu32
-                        " has %" PRIu32,
-                        spec->n_prompt, need, spec->home, h->pool.n_blocks);
+                        "a sequence of %" PRIu32 " prompt tokens and %" PRIu32
+                        " new ones; the largest KV pool holds %" PRIu64,
+                        spec->n_prompt, spec->new_tokens, largest_pool(&b->shape));
     if (!spec->new_tokens && (!spec->prompt_logprobs || spec->n_prompt < 2))
         return mt_error(reterr, MT_EINVAL,
                         "a sequence without new tokens or prompt logprobs has "
                         "nothing to run");
     if (!b->n_free_ids && ids_grow(b))
         return mt_error(reterr, MT_ELIMIT, "no id for one more sequence than %" PRIu32, b->cap_ids);
-    s = calloc(1, sizeof(*s));
-    if (!s || !(s->blocks = malloc(need * sizeof(*s->blocks)))) {
-        sequence_free(s);
+    s = sequence_new(spec, sibling, batcher_blocks(b, tokens));
+    if (!s)
         return mt_error(reterr, MT_ENOMEM, "no memory for a sequence");
-    }
     s->id = b->free_ids[--b->n_free_ids];
     b->by_id[s->id] = s;
-    s->spec = *spec;
-    if (spec->prompt_logprobs && spec->n_logprobs < 0)
-        s->spec.n_logprobs = 0;
+    s->number = ++b->numbers;
     s->spec.sampling.seq = s->id;
-    s->spec.sampling.home = spec->home;
-    s->reserved = need;
-    TAILQ_INSERT_TAIL(&h->waiting, s, link);
-    h->n_waiting++;
-    home_seat(h);
+    home_wait(b, s);
+    home_seat(b);
     *ret = s;
     return 0;
 }
 
-void batcher_retire(struct batcher *b, struct sequence *s)
+void sequence_retire(struct batcher *b, struct sequence *s)
 {
-    if (s->state != SEQ_ENDED || s->admitted || s->in_flight)
+    if (s->state != SEQ_ENDED || s->in_flight)
         return;
     b->by_id[s->id] = NULL;
     b->free_ids[b->n_free_ids++] = s->id;
@@ -276,21 +308,28 @@ void batcher_retire(struct batcher *b, struct sequence *s)
 
 void batcher_end(struct batcher *b, struct sequence *s)
 {
-    struct batcher_home *h = &b->homes[s->spec.home];
-
     if (s->state == SEQ_WAITING) {
-        TAILQ_REMOVE(&h->waiting, s, link);
-        h->n_waiting--;
+        TAILQ_REMOVE(&b->waiting, s, link);
+        b->n_waiting--;
     } else {
-        TAILQ_REMOVE(s->state == SEQ_PREFILL ? &h->prefill : &h->decode, s, link);
-        h->seats--;
-        kvpool_release(&h->pool, s->reserved, s->blocks, s->n_blocks);
+        home_unseat(b, s);
     }
     s->state = SEQ_ENDED;
-    if (s->admitted)
-        TAILQ_INSERT_TAIL(&b->frees, s, link);
-    home_seat(h);
-    batcher_retire(b, s);
+    s->spec.prompt = NULL; /* was lent until now */
+    home_seat(b);
+    sequence_retire(b, s);
+}
+
+bool batcher_seated(const struct sequence *s)
+{
+    return s->state == SEQ_PREFILL || s->state == SEQ_DECODE;
+}
+
+bool batcher_fits(const struct batcher *b, const struct sequence *s)
+{
+    uint64_t tokens = (uint64_t)s->spec.n_prompt + s->spec.new_tokens;
+
+    return tokens <= largest_pool(&b->shape) && tokens <= b->shape.max_positions;
 }
 
 const int32_t *batcher_emitted(const struct sequence *s, uint32_t *ret_n)
@@ -306,15 +345,19 @@ uint32_t batcher_unanswered(const struct batcher *b)
 
 void batcher_count(const struct batcher *b, struct batcher_counts *ret)
 {
-    struct batcher_counts c = {.overrun_tokens = b->overrun_tokens};
+    struct batcher_counts c = {.waiting = b->n_waiting,
+                               .overrun_tokens = b->overrun_tokens,
+                               .preemptions = b->preemptions,
+                               .prefix_queries = b->prefix_queries,
+                               .prefix_hits = b->prefix_hits};
     uint32_t r;
 
     for (r = 0; r < b->shape.ranks; r++) {
         const struct batcher_home *h = &b->homes[r];
 
         c.sequences += h->seats;
-        c.waiting += h->n_waiting;
-        c.blocks_taken += h->pool.n_blocks - h->pool.n_free;
+        c.blocks_held += h->pool.n_blocks - kvpool_available(&h->pool);
+        c.blocks_cached += h->pool.n_cached;
         c.blocks_total += h->pool.n_blocks;
     }
     *ret = c;

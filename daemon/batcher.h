@@ -4,10 +4,19 @@
  * choice of a request) with their prompt and every token emitted, the KV pools of all ranks, and
  * what the unanswered steps contain.
  *
- * Admission is by reservation: a sequence gets KV blocks for its longest possible life before it
- * runs at all, so no pool is ever overcommitted. Homes are chosen by load; all choices of a request
- * share one. Each rank has a token budget per step: decoding sequences first, in turn; what is left
- * goes to prefills, oldest first, in chunks.
+ * A sequence waits until a rank has a seat and KV blocks for all tokens known so far; waiting ones
+ * are seated in order, and none overtakes another. Its home is the rank where the least is to be
+ * done: full blocks of a known prefix are found in the pool and not computed again
+ * (daemon/kvpool.h), and seats count. All choices of a request that run at the same time share a
+ * home.
+ *
+ * Blocks are taken as a sequence grows. When a pool has none left, the sequence latest in order
+ * gives its blocks back and waits again (preemption); when it is seated next, prompt and emitted
+ * tokens are fed anew and it goes on where it was. The same happens to all of them when the job
+ * dies. The first in order is never preempted, so something always moves.
+ *
+ * Each rank has a token budget per step: decoding sequences first, in turn; what is left goes to
+ * prefills, oldest first, in chunks.
  *
  * One step may be built while the one before is unanswered: a sequence whose next token is still in
  * flight then runs with WIRE_RUN_LAST, unless that token is known to be its last. A stop found late
@@ -42,21 +51,22 @@ struct batcher_spec {
     const int32_t *prompt; /* [n_prompt]; borrowed until batcher_end */
     uint32_t n_prompt;
     uint32_t new_tokens;        /* from batcher_check */
-    uint32_t home;              /* from batcher_room */
+    uint64_t order;             /* lower is seated first and preempted last */
     int32_t n_logprobs;         /* -1: none (0 with prompt_logprobs) */
     bool prompt_logprobs;       /* of each prompt token but the first */
     struct wire_admit sampling; /* seq and home are filled in here */
     void *user;                 /* handed back in events */
 };
 
-struct sequence; /* a handle, valid until batcher_end or batcher_start */
+struct sequence; /* a handle, valid until batcher_end */
 
 /* What one step gave one sequence. Arrays are borrowed from the result. */
 struct batcher_event {
     struct sequence *seq;
     void *user;
-    int32_t token;  /* -1: none was sampled */
-    bool last;      /* the sequence has all it asked for; nothing follows */
+    int32_t token;          /* -1: none was sampled */
+    bool last;              /* the sequence has all it asked for; nothing follows */
+    uint32_t cached_tokens; /* of the prompt, found in the pool when it first ran */
     uint32_t n_top; /* best tokens in each entry; an entry is the token itself, then these */
     const struct wire_logprob *logprob; /* one entry for token; NULL without logprobs */
     uint32_t prompt_at;                 /* index in the prompt of the first target below */
@@ -68,10 +78,13 @@ struct batcher_event {
 typedef void batcher_event_fn(void *user, const struct batcher_event *event);
 
 struct batcher_counts {
-    uint32_t sequences; /* with a reservation */
-    uint32_t waiting;   /* added, still without one */
-    uint64_t blocks_taken, blocks_total;
-    uint64_t overrun_tokens; /* ever */
+    uint32_t sequences; /* with a seat */
+    uint32_t waiting;   /* added or preempted, and without one */
+    uint64_t blocks_held, blocks_cached, blocks_total;
+    /* ever: */
+    uint64_t overrun_tokens;
+    uint64_t preemptions;
+    uint64_t prefix_queries, prefix_hits; /* tokens looked up, and found, in the pools */
 };
 
 struct batcher;
@@ -85,17 +98,23 @@ int batcher_check(const struct batcher_shape *shape, uint32_t n_prompt, uint32_t
 int batcher_new(struct batcher **ret,
                 struct mt_err *reterr); /* no ranks: nothing fits before batcher_start */
 void batcher_free(struct batcher *b);   /* NULL allowed */
-/* A new incarnation: empty pools, no step in flight, steps count from 1. Sequences still alive are
- * dropped. */
+/* A new incarnation: empty pools, no step in flight, steps count from 1. Stops the old one first.
+ */
 int batcher_start(struct batcher *b, const struct batcher_shape *shape, struct mt_err *reterr);
+/* The incarnation is gone, with all that was in flight: until batcher_start, every sequence waits.
+ */
+void batcher_stop(struct batcher *b);
 
-/* Whether a request may be added now: a rank nobody waits for, with room for at least its first
- * choice. */
-bool batcher_room(const struct batcher *b, uint32_t n_prompt, uint32_t new_tokens,
-                  uint32_t n_choices, uint32_t *ret_home);
-/* Adds a choice. One without room at its home yet waits there, ahead of every later request. */
-int batcher_add(struct batcher *b, const struct batcher_spec *spec, struct sequence **ret,
-                struct mt_err *reterr);
+/* Whether the first choice of a request like this would be seated at once. */
+bool batcher_room(const struct batcher *b, const struct batcher_spec *spec);
+/* Adds a choice; `sibling` is another choice of the same request that has not ended, NULL: none.
+ * One without room waits. */
+int batcher_add(struct batcher *b, const struct batcher_spec *spec, const struct sequence *sibling,
+                struct sequence **ret, struct mt_err *reterr);
+/* Whether it has a seat: ranks work on it. */
+bool batcher_seated(const struct sequence *s);
+/* Whether the present incarnation can bring it to its end; false: it would wait for ever. */
+bool batcher_fits(const struct batcher *b, const struct sequence *s);
 /* Finished or cancelled: frees its blocks. What is in flight for it will be dropped. */
 void batcher_end(struct batcher *b, struct sequence *s);
 /* All tokens the sequence has emitted, borrowed. */

@@ -6,13 +6,6 @@
 #include "daemon/batcher.h"
 #include "daemon/batcher_impl.h"
 
-/* Tokens that may be fed now without waiting for an answer. The last token of a prompt is fed only
- * to sample from it. */
-static uint32_t sequence_known(const struct sequence *s)
-{
-    return s->spec.new_tokens ? s->spec.n_prompt + s->n_emitted : s->spec.n_prompt - 1;
-}
-
 /* The token after all known ones is in flight, and something may follow it: its home can go on with
  * it by itself. */
 static bool sequence_may_run_last(const struct sequence *s)
@@ -21,11 +14,6 @@ static bool sequence_may_run_last(const struct sequence *s)
 
     return s->sampling && s->fed == known + s->sampling - 1 &&
            s->n_emitted + s->sampling < s->spec.new_tokens;
-}
-
-static int32_t sequence_token(const struct sequence *s, uint32_t pos)
-{
-    return pos < s->spec.n_prompt ? s->spec.prompt[pos] : s->emitted[pos - s->spec.n_prompt];
 }
 
 static int flight_add(struct flight *f, const struct flight_run *run)
@@ -45,72 +33,84 @@ static int flight_add(struct flight *f, const struct flight_run *run)
     return 0;
 }
 
-/* Fills run's tokens and flags for up to budget tokens of s, which has something to run; notes what
- * will be answered. */
-static void plan_run(struct batcher *b, struct sequence *s, uint32_t budget, struct wire_run *run,
+/* How many tokens of s, which has something to run, fit a budget, its blocks, and the targets of
+ * its prompt's logprobs: those that have been told already are not told again. */
+static uint32_t chunk_tokens(struct batcher *b, struct sequence *s, uint32_t budget)
+{
+    uint32_t known = sequence_known(s), n = s->fed < known ? known - s->fed : 1, room;
+
+    n = n < budget ? n : budget;
+    if (s->spec.prompt_logprobs && s->fed + 1 < s->told && n > s->told - 1 - s->fed)
+        n = s->told - 1 - s->fed;
+    home_grow(b, s, s->fed + n);
+    room = s->n_blocks * b->shape.block_tokens - s->fed;
+    return n < room ? n : room;
+}
+
+/* Fills the tokens and flags of a run of n tokens of s; notes what will be answered. */
+static void plan_run(struct batcher *b, struct sequence *s, uint32_t n, struct wire_run *run,
                      struct flight_run *expect)
 {
     uint32_t known = sequence_known(s), i, carried;
 
-    *run = (struct wire_run){.seq = s->id, .pos = s->fed, .n_logprobs = s->spec.n_logprobs};
+    *run = (struct wire_run){
+        .seq = s->id, .pos = s->fed, .n_tokens = n, .n_logprobs = s->spec.n_logprobs};
     *expect = (struct flight_run){.seq = s};
     if (s->fed >= known) {
-        run->n_tokens = 1;
         run->flags = WIRE_RUN_LAST | WIRE_RUN_SAMPLE;
         expect->sample = true;
         return;
     }
-    run->n_tokens = known - s->fed < budget ? known - s->fed : budget;
-    if (s->spec.new_tokens && s->fed + run->n_tokens == known)
+    if (s->spec.new_tokens && s->fed + n == known)
         run->flags |= WIRE_RUN_SAMPLE;
     /* Prompt tokens whose logprob is asked for follow the chunk's own by one. */
-    if (s->spec.prompt_logprobs && s->fed + 1 < s->spec.n_prompt) {
+    if (s->spec.prompt_logprobs && s->fed + 1 < s->spec.n_prompt && s->fed + 1 >= s->told) {
         run->flags |= WIRE_RUN_PROMPT_LOGPROBS;
-        if (s->fed + run->n_tokens < s->spec.n_prompt)
+        if (s->fed + n < s->spec.n_prompt)
             run->flags |= WIRE_RUN_NEXT;
         expect->prompt_at = s->fed + 1;
-        expect->n_prompt = run->n_tokens - (run->flags & WIRE_RUN_NEXT ? 0 : 1);
+        expect->n_prompt = s->fed + n < s->spec.n_prompt ? n : s->spec.n_prompt - s->fed - 1;
     }
-    carried = run->n_tokens + (run->flags & WIRE_RUN_NEXT ? 1 : 0);
+    carried = n + (run->flags & WIRE_RUN_NEXT ? 1 : 0);
     for (i = 0; i < carried; i++)
         b->scratch[i] = sequence_token(s, s->fed + i);
     expect->sample = run->flags & WIRE_RUN_SAMPLE;
     expect->answered = !expect->sample && !expect->n_prompt;
 }
 
-/* Puts one run of s into the step and moves s forward. */
+/* Puts one run of s into the step and moves s forward; no block for it: neither. */
 static int run_sequence(struct batcher *b, struct sequence *s, uint32_t *budget,
                         struct wire_step *step)
 {
-    struct batcher_home *h = &b->homes[s->spec.home];
     struct flight *f = &b->flights[b->step % WIRE_MAX_AHEAD];
-    uint32_t first = s->n_blocks, need;
+    uint32_t first = s->admitted ? s->n_blocks : 0, n;
     struct flight_run expect;
     struct wire_run run;
-    int rc;
+    int rc = 0;
 
-    plan_run(b, s, *budget, &run, &expect);
-    need = (s->fed + run.n_tokens + b->shape.block_tokens - 1) / b->shape.block_tokens;
-    while (s->n_blocks < need)
-        s->blocks[s->n_blocks++] = kvpool_take(&h->pool);
+    if (!s->begun)
+        home_begin(b, s);
+    n = chunk_tokens(b, s, *budget);
+    if (!n)
+        return 0;
+    plan_run(b, s, n, &run, &expect);
     run.n_blocks = s->n_blocks - first;
-    if (!s->admitted) {
+    if (!s->admitted)
         rc = wire_step_admit(step, &s->spec.sampling);
-        if (rc)
-            return rc;
-        s->admitted = true;
-    }
-    s->step = b->step;
-    s->run_at[b->step % WIRE_MAX_AHEAD] = f->n_runs;
-    rc = flight_add(f, &expect);
     if (!rc)
-        rc = wire_step_run(step, s->spec.home, &run, b->scratch, s->blocks + first);
+        rc = flight_add(f, &expect);
+    if (!rc)
+        rc = wire_step_run(step, s->home, &run, b->scratch, s->blocks + first);
     if (rc)
         return rc;
-    s->fed += run.n_tokens;
+    s->admitted = true;
+    s->step = b->step;
+    s->run_at[b->step % WIRE_MAX_AHEAD] = f->n_runs - 1;
+    s->fed += n;
     s->sampling += expect.sample ? 1 : 0;
     s->in_flight++;
-    *budget -= run.n_tokens;
+    home_publish(b, s);
+    *budget -= n;
     return 0;
 }
 
@@ -119,18 +119,25 @@ static int run_sequence(struct batcher *b, struct sequence *s, uint32_t *budget,
 static int build_decodes(struct batcher *b, struct batcher_home *h, uint32_t *budget,
                          struct wire_step *step)
 {
-    struct sequence *s, *next, *end = TAILQ_LAST(&h->decode, sequence_list);
+    uint32_t n = h->n_decode;
+    struct sequence *s;
     int rc = 0;
 
-    for (s = TAILQ_FIRST(&h->decode); s && *budget && !rc; s = next) {
-        next = s == end ? NULL : TAILQ_NEXT(s, link);
-        if (s->step == b->step || (s->fed >= sequence_known(s) && !sequence_may_run_last(s)))
-            continue;
-        rc = run_sequence(b, s, budget, step);
+    while (n-- && *budget && !rc && (s = TAILQ_FIRST(&h->decode))) {
         TAILQ_REMOVE(&h->decode, s, link);
         TAILQ_INSERT_TAIL(&h->decode, s, link);
+        if (s->step != b->step && (s->fed < sequence_known(s) || sequence_may_run_last(s)))
+            rc = run_sequence(b, s, budget, step);
     }
     return rc;
+}
+
+static void set_decoding(struct batcher_home *h, struct sequence *s)
+{
+    TAILQ_REMOVE(&h->prefill, s, link);
+    TAILQ_INSERT_TAIL(&h->decode, s, link);
+    s->state = SEQ_DECODE;
+    h->n_decode++;
 }
 
 static int build_prefills(struct batcher *b, struct batcher_home *h, uint32_t *budget,
@@ -140,32 +147,22 @@ static int build_prefills(struct batcher *b, struct batcher_home *h, uint32_t *b
     int rc = 0;
 
     while ((s = TAILQ_FIRST(&h->prefill)) && *budget && !rc) {
-        if (s->fed < sequence_known(s))
-            rc = run_sequence(b, s, budget, step);
-        if (s->fed < sequence_known(s))
-            break; /* the budget is spent */
-        TAILQ_REMOVE(&h->prefill, s, link);
-        s->state = SEQ_DECODE;
-        TAILQ_INSERT_TAIL(&h->decode, s, link);
+        rc = run_sequence(b, s, budget, step);
+        if (rc || s->fed < sequence_known(s))
+            break; /* the budget is spent, or there is no block */
+        set_decoding(h, s);
     }
     return rc;
 }
 
-/* Tells the homes which sequences have ended since the last step. */
+/* Tells the homes which sequences have given up their seats since the last step. */
 static int build_frees(struct batcher *b, struct wire_step *step)
 {
-    struct sequence *s;
-    int rc;
+    int rc = 0;
 
-    while ((s = TAILQ_FIRST(&b->frees))) {
-        rc = wire_step_free_seq(step, s->id);
-        if (rc)
-            return rc;
-        TAILQ_REMOVE(&b->frees, s, link);
-        s->admitted = false;
-        batcher_retire(b, s);
-    }
-    return 0;
+    while (b->n_frees && !rc)
+        rc = wire_step_free_seq(step, b->frees[--b->n_frees]);
+    return rc;
 }
 
 /* Part of a home's budget that decoding leaves to prefills: without it, a budget smaller than the
@@ -201,6 +198,7 @@ int batcher_build(struct batcher *b, struct wire_step *step, bool *ret_built, st
         *ret_built = false;
         return 0;
     }
+    home_seat(b);
     b->step++;
     b->flights[b->step % WIRE_MAX_AHEAD].n_runs = 0;
     rc = wire_step_begin(step, b->step, b->shape.epoch, b->shape.ranks);
@@ -282,7 +280,11 @@ static int take_sample(struct batcher *b, const struct flight_run *run,
     const struct wire_logprob *entries =
         sample->n_entries ? result->logprobs + sample->logprob_at : NULL;
     struct sequence *s = run->seq;
-    struct batcher_event e = {.seq = s, .user = s->spec.user, .token = -1, .n_top = sample->n_top};
+    struct batcher_event e = {.seq = s,
+                              .user = s->spec.user,
+                              .token = -1,
+                              .n_top = sample->n_top,
+                              .cached_tokens = s->cached_tokens};
     int rc;
 
     if (s->state == SEQ_ENDED) {
@@ -293,6 +295,7 @@ static int take_sample(struct batcher *b, const struct flight_run *run,
         e.prompt_at = run->prompt_at;
         e.n_prompt = run->n_prompt;
         e.prompt = entries;
+        s->told = run->prompt_at + run->n_prompt;
     }
     if (run->sample) {
         s->sampling--;
@@ -303,8 +306,9 @@ static int take_sample(struct batcher *b, const struct flight_run *run,
         if (s->spec.n_logprobs >= 0)
             e.logprob = entries + (size_t)run->n_prompt * (1 + (size_t)sample->n_top);
     }
-    e.last = s->spec.new_tokens ? s->n_emitted == s->spec.new_tokens
-                                : s->fed == sequence_known(s) && s->in_flight == 1;
+    e.last = s->spec.new_tokens ? s->n_emitted == s->spec.new_tokens : s->told == s->spec.n_prompt;
+    if (batcher_seated(s))
+        home_publish(b, s);
     event(user, &e);
     return 0;
 }
@@ -339,7 +343,7 @@ int batcher_take(struct batcher *b, const struct wire_result *result, batcher_ev
     b->unanswered--;
     for (i = 0; i < f->n_runs; i++) {
         f->runs[i].seq->in_flight--;
-        batcher_retire(b, f->runs[i].seq);
+        sequence_retire(b, f->runs[i].seq);
     }
     return 0;
 }

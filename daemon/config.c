@@ -86,19 +86,31 @@ static const struct option OPTIONS[] = {
     TEXT("mpirun", mpirun, NULL, "FILE", S_WORKER, "Default: mpirun from PATH."),
     TIME("start-deadline", start_deadline, "10min", 1000, S_WORKER,
          "From the launch of the job to its readiness."),
-    TIME("silence-deadline", silence_deadline, "10", 0, S_WORKER,
+    TIME("silence-deadline", silence_deadline, "2", 0, S_WORKER,
          "A rank that is silent for longer is taken for dead; 0: never."),
     TIME("step-deadline", step_deadline, "60", 0, S_WORKER,
          "A step that makes no progress for longer is taken for stuck; 0: never."),
-    TIME("relaunch-min", relaunch_min, "500ms", 1, S_WORKER,
-         "The pause before a dead job is launched again."),
-    TIME("relaunch-max", relaunch_max, "30", 1, S_WORKER,
-         "The same, at most, after repeated deaths."),
+    TIME(
+        "relaunch-min", relaunch_min, "500ms", 1, S_WORKER,
+        "A job that dies is launched again: at once if it has done any work, else after this time, "
+        "and"),
+    TIME("relaunch-max", relaunch_max, "30", 1, S_WORKER, "twice as long each time, up to this."),
+    TIME("recovery-deadline", recovery_deadline, "60", 0, S_WORKER,
+         "While a job is launched again, requests wait, also those that ran. When it has been down "
+         "for "
+         "this long they are answered 503, as are new ones until it is back."),
+    INT("max-request-deaths", max_request_deaths, "5", 1, 1e6, S_WORKER,
+        "A request is given up when this many jobs in a row died while they worked on it, without "
+        "a "
+        "token from it in between."),
 
     INT("max-queued-requests", max_queued_requests, "1024", 1, 1e6, S_QUEUE,
         "Requests that wait for their turn; beyond, calls are answered 429."),
     INT("max-queued-tokens", max_queued_tokens, "1048576", 1, 1e12, S_QUEUE,
         "Prompt tokens that wait for their turn; beyond, calls are answered 429."),
+    TIME("priority-wait", priority_wait, "10", 0, S_QUEUE,
+         "One level of a request's priority (0 is ordinary, lower goes first) is worth as much as "
+         "having waited for this long."),
     TIME("request-deadline", request_deadline, "0", 0, S_QUEUE,
          "A request that is not done after this time ends with an error; 0: none."),
     TIME("drain-deadline", drain_deadline, "30", 0, S_QUEUE,

@@ -22,6 +22,7 @@ struct config {
     char *isa, *placement, *worker, *mpirun;
     int64_t spare_slots, kv_memory, step_tokens, max_seqs;
     int64_t start_deadline, silence_deadline, step_deadline, relaunch_min, relaunch_max;
+    int64_t recovery_deadline, max_request_deaths, priority_wait;
 
     int64_t max_queued_requests, max_queued_tokens, request_deadline, drain_deadline;
 

@@ -31,6 +31,11 @@ static int check_options(const struct engine_options *o, struct mt_err *reterr)
 {
     if (!o->metrics)
         return mt_error(reterr, MT_EINVAL, "the engine needs metrics");
+    if (o->recovery_ms < 0 || !o->max_deaths || o->priority_ms < 0)
+        return mt_error(reterr, MT_EINVAL,
+                        "recovery after %" PRId64 " ms, %" PRIu32 " deaths, %" PRId64
+                        " ms a level of priority: expected 0, 1, 0 or more",
+                        o->recovery_ms, o->max_deaths, o->priority_ms);
     if (o->relaunch_min_ms < 0 || o->relaunch_max_ms < o->relaunch_min_ms)
         return mt_error(reterr, MT_EINVAL,
                         "the relaunch back-off is %" PRId64 "..%" PRId64
@@ -95,7 +100,6 @@ int engine_start(const struct engine_options *options, struct engine **ret, stru
     e->options = *options;
     e->vocab = (struct textout_vocab){options->tokenizer, shown_bytes};
     e->next_deadline_us = UINT64_MAX;
-    e->backoff_ms = options->relaunch_min_ms;
     queue_init(&e->queue, options->max_queued_requests, options->max_queued_tokens);
     TAILQ_INIT(&e->all);
     TAILQ_INIT(&e->doomed);
@@ -137,16 +141,16 @@ static int enqueue(struct engine *e, struct ticket *t, struct mt_err *reterr)
     uint32_t new_tokens;
     int rc;
 
-    if (e->state != ENGINE_STARTING && e->state != ENGINE_READY)
-        return mt_error(reterr, MT_ECLOSED, "%s",
-                        e->state == ENGINE_DOWN ? "the worker job is being restarted"
-                                                : "the server is shutting down");
+    if (e->state == ENGINE_LOST)
+        return mt_error(reterr, MT_ECLOSED, "the worker job cannot be restarted: %s", e->text);
+    if (e->state == ENGINE_DRAINING || e->state == ENGINE_STOPPED)
+        return mt_error(reterr, MT_ECLOSED, "the server is shutting down");
     if (e->have_shape) {
         rc = engine_check(&e->shape, &e->facts, r, &new_tokens, reterr);
         if (rc)
             return rc;
     }
-    rc = queue_push(&e->queue, &t->item, r->n_prompt, r->submitted_us, reterr);
+    rc = queue_push(&e->queue, &t->item, r->n_prompt, t->order, reterr);
     if (rc)
         return rc;
     r->ticket = t;
@@ -163,6 +167,8 @@ int engine_submit(struct engine *e, struct request *r, struct mt_err *reterr)
 
     if (rc)
         return rc;
+    t->order =
+        queue_order(r->submitted_us, r->params.priority, (uint64_t)e->options.priority_ms * 1000);
     pthread_mutex_lock(&e->lock);
     rc = enqueue(e, t, reterr);
     pthread_mutex_unlock(&e->lock);

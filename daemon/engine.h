@@ -16,11 +16,17 @@
 
 struct engine_options {
     struct job_options job;
-    uint32_t max_queued_requests;             /* waiting, not yet running */
-    int64_t max_queued_tokens;                /* their prompt tokens */
-    int64_t relaunch_min_ms, relaunch_max_ms; /* back-off between incarnations */
-    const struct tokenizer *tokenizer;        /* borrowed; NULL: token ids only */
-    struct metrics *metrics;                  /* borrowed */
+    uint32_t max_queued_requests; /* waiting, not yet running */
+    int64_t max_queued_tokens;    /* their prompt tokens */
+    /* Between incarnations: none after one that has answered a step, else a back-off. */
+    int64_t relaunch_min_ms, relaunch_max_ms;
+    int64_t recovery_ms; /* a job that is down for longer is given up: requests fail; 0: at once */
+    /* A request is given up when so many jobs in a row have died while they worked on it, and it
+     * has not got a token in between: it may be what kills them. */
+    uint32_t max_deaths;
+    int64_t priority_ms;               /* one level of priority is worth so much waiting */
+    const struct tokenizer *tokenizer; /* borrowed; NULL: token ids only */
+    struct metrics *metrics;           /* borrowed */
     /* Log lines of ranks and of the engine itself; called by the engine's thread. */
     void (*log)(void *user, int level, const char *event, const char *fields);
     void *log_user;
@@ -29,7 +35,8 @@ struct engine_options {
 enum engine_state {
     ENGINE_STARTING,
     ENGINE_READY,
-    ENGINE_DOWN /* relaunching */,
+    ENGINE_DOWN, /* relaunching; requests wait, those that ran too */
+    ENGINE_LOST, /* still trying, but requests are refused: recovery_ms have passed */
     ENGINE_DRAINING,
     ENGINE_STOPPED
 };
@@ -49,7 +56,7 @@ struct engine_status {
 struct engine;
 
 int engine_start(const struct engine_options *options, struct engine **ret, struct mt_err *reterr);
-/* Takes a reference on success. MT_ELIMIT: a queue limit (answer 429); MT_ECLOSED: draining or down
+/* Takes a reference on success. MT_ELIMIT: a queue limit (answer 429); MT_ECLOSED: draining or lost
  * (503); MT_EINVAL: the request can never run (prompt longer than the model or than a whole KV
  * pool). */
 int engine_submit(struct engine *e, struct request *r, struct mt_err *reterr);

@@ -45,14 +45,16 @@ struct engine {
     struct job *job;
     bool launched; /* once at least */
     bool ready;    /* steps may be sent */
+    bool lost;     /* the job has been down for recovery_ms */
     struct batcher *batcher;
     struct wire_step step;
     struct ticket_list dirty;
-    uint64_t overrun_tokens; /* as far as counted */
-    uint64_t ready_us;       /* since when the job has been ready; 0: not */
-    uint64_t relaunch_us;    /* when to launch next, while there is no job */
-    int64_t backoff_ms;      /* before the launch after that */
-    uint64_t now_us;         /* at the last look at the clock */
+    struct batcher_counts counted; /* as far as metrics know */
+    bool answered;                 /* this incarnation has, a step at least */
+    uint64_t down_us;     /* since when the job has not been ready, once it was; 0: it is */
+    uint64_t relaunch_us; /* when to launch next, while there is no job */
+    int64_t backoff_ms;   /* before the launch after that, if the next answers nothing */
+    uint64_t now_us;      /* at the last look at the clock */
 };
 
 static inline uint64_t engine_now_us(void)
@@ -76,8 +78,14 @@ int engine_check(const struct batcher_shape *shape, const struct wire_facts *fac
 void engine_admit(struct engine *e); /* from the queue to the batcher, as far as there is room */
 void engine_reap_doomed(struct engine *e); /* ends what was cancelled or is late */
 int engine_take_result(struct engine *e, const struct wire_result *result, struct mt_err *reterr);
-/* Ends requests with an error: those that run, or all. */
-void engine_fail(struct engine *e, bool waiting_too, int status, const char *format, ...)
-    __attribute__((format(printf, 4, 5)));
+/* Wakes the owners of requests that have got something, and lets go of those that are done. */
+void engine_tell(struct engine *e);
+/* The job has died: what ran on it waits to go on, but for requests that may have killed it. */
+void engine_suspend(struct engine *e);
+/* A new job is there: those that it cannot bring to their end are ended here. */
+void engine_resume(struct engine *e);
+/* Ends all requests with an error. */
+void engine_fail(struct engine *e, int status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 
 #endif

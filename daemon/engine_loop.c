@@ -5,6 +5,9 @@
  *       +----------------- JOB_DIED ---------------+
  *
  * e->ready is true in READY; in WAITING there is no job and relaunch_us says when the next begins.
+ * Requests stay where they are through all of this, and go on in the next READY; only when the job
+ * has been down for recovery_ms are they failed, and new ones refused (ENGINE_LOST), until the next
+ * READY.
  * Every turn of the loop ends what is to be ended, fills the ranks' queue of steps, and sleeps in
  * job_next until a frame, a wake-up or the nearest deadline; without deadlines it sleeps for ever.
  */
@@ -41,25 +44,53 @@ static void set_state(struct engine *e, enum engine_state state, const char *tex
     pthread_mutex_unlock(&e->lock);
 }
 
-/* The job has ended or never began: running requests fail, waiting ones wait on. */
-static void job_gone(struct engine *e, const struct mt_err *why)
+/* How long to wait before the next launch. A job that did some work has died of something new; one
+ * that did none will probably die again. */
+static int64_t next_pause_ms(struct engine *e)
 {
     int64_t wait_ms;
+
+    if (e->answered)
+        e->backoff_ms = 0;
+    wait_ms = e->backoff_ms;
+    e->backoff_ms =
+        wait_ms > e->options.relaunch_max_ms / 2 ? e->options.relaunch_max_ms : wait_ms * 2;
+    if (e->backoff_ms < e->options.relaunch_min_ms)
+        e->backoff_ms = e->options.relaunch_min_ms;
+    return wait_ms;
+}
+
+/* The job has ended or never began: its requests wait for the next. */
+static void job_gone(struct engine *e, const struct mt_err *why)
+{
+    int64_t wait_ms = next_pause_ms(e);
     char quoted[MT_ERR_TEXT];
 
-    e->ready = false;
-    if (e->ready_us && e->now_us - e->ready_us > (uint64_t)e->options.relaunch_max_ms * 1000)
-        e->backoff_ms = e->options.relaunch_min_ms;
-    e->ready_us = 0;
-    wait_ms = e->backoff_ms;
+    e->ready = e->answered = false;
+    if (!e->down_us)
+        e->down_us = e->now_us;
     e->relaunch_us = e->now_us + (uint64_t)wait_ms * 1000;
-    e->backoff_ms = wait_ms > e->options.relaunch_max_ms / 2 ? e->options.relaunch_max_ms
-                                                             : (wait_ms ? wait_ms * 2 : 1);
-    set_state(e, ENGINE_DOWN, why->text);
+    set_state(e, e->lost ? ENGINE_LOST : ENGINE_DOWN, why->text);
     engine_log(e, LOG_LEVEL_ERROR, "job_died",
                "incarnation=%" PRIu64 " retry_ms=%" PRId64 " error=%s", job_incarnation(e->job),
                wait_ms, log_quote(quoted, sizeof(quoted), why->text));
-    engine_fail(e, false, MT_ECLOSED, "the worker job died: %s", why->text);
+    engine_suspend(e);
+}
+
+/* Gives up those who wait for a job that has been down for too long; goes on trying. */
+static void give_up(struct engine *e)
+{
+    char why[MT_ERR_TEXT];
+
+    if (!e->down_us || e->lost || e->now_us - e->down_us < (uint64_t)e->options.recovery_ms * 1000)
+        return;
+    e->lost = true;
+    pthread_mutex_lock(&e->lock);
+    memcpy(why, e->text, sizeof(why));
+    pthread_mutex_unlock(&e->lock);
+    set_state(e, ENGINE_LOST, why);
+    engine_log(e, LOG_LEVEL_ERROR, "job_lost", "down_ms=%" PRIu64, (e->now_us - e->down_us) / 1000);
+    engine_fail(e, MT_ECLOSED, "the worker job cannot be restarted: %s", why);
 }
 
 /* Something is wrong that only a new incarnation can mend. */
@@ -124,17 +155,22 @@ static int read_shape(struct engine *e, struct mt_err *reterr)
 static void job_is_ready(struct engine *e)
 {
     struct mt_err err;
+    uint64_t down_ms;
 
     if (read_shape(e, &err)) {
         abandon(e, &err);
         return;
     }
+    down_ms = e->down_us ? (e->now_us - e->down_us) / 1000 : 0;
     e->ready = true;
-    e->ready_us = e->now_us;
+    e->lost = false;
+    e->down_us = 0;
+    engine_resume(e);
     engine_log(e, LOG_LEVEL_INFO, "job_ready",
-               "incarnation=%" PRIu64 " family=%.32s isa=%.16s numerics=%.8s kv_blocks=%" PRIu32
-               " block_tokens=%" PRIu32 " load_ms=%" PRIu32,
-               job_incarnation(e->job), e->facts.family, e->rank0.isa, e->rank0.numerics,
+               "incarnation=%" PRIu64 " down_ms=%" PRIu64
+               " family=%.32s isa=%.16s numerics=%.8s kv_blocks=%" PRIu32 " block_tokens=%" PRIu32
+               " load_ms=%" PRIu32,
+               job_incarnation(e->job), down_ms, e->facts.family, e->rank0.isa, e->rank0.numerics,
                e->rank0.kv_blocks, e->rank0.block_tokens, e->rank0.load_ms);
     set_state(e, ENGINE_READY, "");
 }
@@ -157,7 +193,10 @@ static void on_job_event(struct engine *e, const struct job_event *event)
     case JOB_NONE: break;
     case JOB_READY: job_is_ready(e); break;
     case JOB_RESULT:
-        if (e->ready && engine_take_result(e, job_result(e->job), &err))
+        if (!e->ready)
+            break;
+        e->answered = true;
+        if (engine_take_result(e, job_result(e->job), &err))
             abandon(e, &err);
         break;
     case JOB_LOG: log_rank(e, event); break;
@@ -208,10 +247,13 @@ static void publish(struct engine *e)
     metrics_set(m, METRIC_RUNNING, running);
     metrics_set(m, METRIC_WAITING, waiting);
     metrics_set(m, METRIC_KV_USAGE_PPM,
-                counts.blocks_total ? (int64_t)(counts.blocks_taken * 1000000 / counts.blocks_total)
+                counts.blocks_total ? (int64_t)(counts.blocks_held * 1000000 / counts.blocks_total)
                                     : 0);
-    metrics_add(m, METRIC_OVERRUN_TOKENS, counts.overrun_tokens - e->overrun_tokens);
-    e->overrun_tokens = counts.overrun_tokens;
+    metrics_add(m, METRIC_OVERRUN_TOKENS, counts.overrun_tokens - e->counted.overrun_tokens);
+    metrics_add(m, METRIC_PREEMPTIONS, counts.preemptions - e->counted.preemptions);
+    metrics_add(m, METRIC_PREFIX_QUERIES, counts.prefix_queries - e->counted.prefix_queries);
+    metrics_add(m, METRIC_PREFIX_HITS, counts.prefix_hits - e->counted.prefix_hits);
+    e->counted = counts;
 }
 
 static void drain_wakes(struct engine *e)
@@ -234,6 +276,8 @@ static int timeout_ms(struct engine *e)
     pthread_mutex_unlock(&e->lock);
     if (!job_running(e->job) && e->relaunch_us < at)
         at = e->relaunch_us;
+    if (e->down_us && !e->lost && e->down_us + (uint64_t)e->options.recovery_ms * 1000 < at)
+        at = e->down_us + (uint64_t)e->options.recovery_ms * 1000;
     if (at == UINT64_MAX)
         return -1;
     if (at <= e->now_us)
@@ -253,7 +297,7 @@ static bool drained(struct engine *e)
     empty = TAILQ_EMPTY(&e->all);
     pthread_mutex_unlock(&e->lock);
     if (late && !empty) {
-        engine_fail(e, true, MT_ECLOSED, "the server is shutting down");
+        engine_fail(e, MT_ECLOSED, "the server is shutting down");
         empty = true;
     }
     return draining && empty;
@@ -271,8 +315,10 @@ void *engine_main(void *engine)
             break;
         if (!job_running(e->job) && e->now_us >= e->relaunch_us)
             launch(e);
+        give_up(e);
         engine_admit(e);
         send_steps(e);
+        engine_tell(e); /* after the next step has gone: the ranks wait for nobody here */
         publish(e);
         job_next(e->job, timeout_ms(e), e->wake_fd, &event);
         if (event.type == JOB_NONE)
@@ -281,6 +327,7 @@ void *engine_main(void *engine)
         on_job_event(e, &event);
     }
     e->ready = false;
+    engine_tell(e);
     job_stop(e->job, ENGINE_STOP_MS);
     publish(e);
     set_state(e, ENGINE_STOPPED, "");

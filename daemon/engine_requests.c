@@ -134,20 +134,17 @@ void engine_reap_doomed(struct engine *e)
     }
 }
 
-/* The next of all tickets that runs, or waits if waiting_too; NULL: none. */
-static struct ticket *first_ticket(struct engine *e, bool waiting_too)
+static struct ticket *first_ticket(struct engine *e)
 {
     struct ticket *t;
 
     pthread_mutex_lock(&e->lock);
-    TAILQ_FOREACH(t, &e->all, all)
-        if (waiting_too || !t->item.queued)
-            break;
+    t = TAILQ_FIRST(&e->all);
     pthread_mutex_unlock(&e->lock);
     return t;
 }
 
-void engine_fail(struct engine *e, bool waiting_too, int status, const char *format, ...)
+void engine_fail(struct engine *e, int status, const char *format, ...)
 {
     struct mt_err err = {.status = status};
     struct ticket *t;
@@ -156,13 +153,71 @@ void engine_fail(struct engine *e, bool waiting_too, int status, const char *for
     va_start(ap, format);
     vsnprintf(err.text, sizeof(err.text), format, ap);
     va_end(ap);
-    while ((t = first_ticket(e, waiting_too)))
+    while ((t = first_ticket(e)))
         end_ticket(e, t, FINISH_ERROR, &err);
 }
 
-/* Gives a request's choices to the batcher; those with nothing to run finish here. */
-static void start_ticket(struct engine *e, struct ticket *t, uint32_t new_tokens, uint32_t home)
+/* --- jobs that end and begin --- */
+
+/* Ends the tickets that `why` gives an error for. Others may only be added meanwhile, at the end.
+ */
+static void end_those(struct engine *e,
+                      int (*why)(struct engine *e, struct ticket *t, struct mt_err *reterr))
 {
+    struct ticket *t, *next;
+    struct mt_err err;
+
+    for (t = first_ticket(e); t; t = next) {
+        pthread_mutex_lock(&e->lock);
+        next = TAILQ_NEXT(t, all);
+        pthread_mutex_unlock(&e->lock);
+        if (why(e, t, &err))
+            end_ticket(e, t, FINISH_ERROR, &err);
+    }
+}
+
+static int killed_too_many(struct engine *e, struct ticket *t, struct mt_err *reterr)
+{
+    bool seated = false;
+    uint32_t i;
+
+    for (i = 0; i < t->request->params.n; i++)
+        seated |= t->choices[i].seq && batcher_seated(t->choices[i].seq);
+    if (!seated || ++t->deaths < e->options.max_deaths)
+        return 0;
+    return mt_error(reterr, MT_ECLOSED,
+                    "%" PRIu32 " worker jobs have died while they worked on this request",
+                    t->deaths);
+}
+
+static int does_not_fit(struct engine *e, struct ticket *t, struct mt_err *reterr)
+{
+    uint32_t i;
+
+    for (i = 0; i < t->request->params.n; i++)
+        if (t->choices[i].seq && !batcher_fits(e->batcher, t->choices[i].seq))
+            return mt_error(reterr, MT_ECLOSED,
+                            "the restarted worker job has less KV memory than this request needs");
+    return 0;
+}
+
+void engine_suspend(struct engine *e)
+{
+    end_those(e, killed_too_many);
+    batcher_stop(e->batcher);
+}
+
+void engine_resume(struct engine *e)
+{
+    end_those(e, does_not_fit);
+}
+
+/* --- requests that begin and go on --- */
+
+/* Gives a request's choices to the batcher; those with nothing to run finish here. */
+static void start_ticket(struct engine *e, struct ticket *t, uint32_t new_tokens)
+{
+    struct sequence *sibling = NULL;
     struct batcher_spec spec;
     struct mt_err err;
     uint32_t i;
@@ -174,12 +229,13 @@ static void start_ticket(struct engine *e, struct ticket *t, uint32_t new_tokens
     ticket_start(t, e->options.tokenizer ? &e->vocab : NULL, e->facts.eos, e->facts.n_eos,
                  e->now_us);
     for (i = 0; i < t->request->params.n; i++) {
-        if (!ticket_spec(t, i, new_tokens, home, e->now_us, &spec))
+        if (!ticket_spec(t, i, new_tokens, e->now_us, &spec))
             continue;
-        if (batcher_add(e->batcher, &spec, &t->choices[i].seq, &err)) {
+        if (batcher_add(e->batcher, &spec, sibling, &t->choices[i].seq, &err)) {
             end_ticket(e, t, FINISH_ERROR, &err);
             return;
         }
+        sibling = t->choices[i].seq;
     }
     if (t->done)
         retire(e, t);
@@ -187,8 +243,8 @@ static void start_ticket(struct engine *e, struct ticket *t, uint32_t new_tokens
 
 void engine_admit(struct engine *e)
 {
+    struct batcher_spec spec = {0};
     struct queue_item *item;
-    uint32_t new_tokens, home;
     struct request *r;
     struct ticket *t;
     struct mt_err err;
@@ -201,13 +257,17 @@ void engine_admit(struct engine *e)
             return;
         t = item->owner;
         r = t->request;
-        if (engine_check(&e->shape, &e->facts, r, &new_tokens, &err)) {
+        if (engine_check(&e->shape, &e->facts, r, &spec.new_tokens, &err)) {
             end_ticket(e, t, FINISH_ERROR, &err); /* it came before the shape was known */
             continue;
         }
-        if (!batcher_room(e->batcher, r->n_prompt, new_tokens, r->params.n, &home))
+        spec.prompt = r->prompt;
+        spec.n_prompt = r->n_prompt;
+        spec.order = t->order;
+        spec.prompt_logprobs = r->params.prompt_logprobs;
+        if (!batcher_room(e->batcher, &spec))
             return;
-        start_ticket(e, t, new_tokens, home);
+        start_ticket(e, t, spec.new_tokens);
     }
 }
 
@@ -250,10 +310,14 @@ static void observe_step(struct engine *e, const struct wire_result *result)
 
 int engine_take_result(struct engine *e, const struct wire_result *result, struct mt_err *reterr)
 {
-    struct ticket *t;
-    int rc = batcher_take(e->batcher, result, on_event, e, reterr);
-
     observe_step(e, result);
+    return batcher_take(e->batcher, result, on_event, e, reterr);
+}
+
+void engine_tell(struct engine *e)
+{
+    struct ticket *t;
+
     while ((t = TAILQ_FIRST(&e->dirty))) {
         if (t->done) {
             retire(e, t);
@@ -264,5 +328,4 @@ int engine_take_result(struct engine *e, const struct wire_result *result, struc
         if (t->request->notify)
             t->request->notify(t->request, t->request->user);
     }
-    return rc;
 }

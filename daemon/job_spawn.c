@@ -115,6 +115,10 @@ static void add_mpirun(struct words *w, const struct job *j, const char *mpirun)
         {"mpi_yield_when_idle", "1"},
         {"odls_base_sigkill_timeout", "0"},
         {"btl_vader_single_copy_mechanism", "none"},
+        /* A host that vanishes is noticed after 3 s instead of 8 minutes. */
+        {"oob_tcp_keepalive_time", "1"},
+        {"oob_tcp_keepalive_intvl", "1"},
+        {"oob_tcp_keepalive_probes", "2"},
     };
 
     words_add(w, mpirun);

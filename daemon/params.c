@@ -20,6 +20,7 @@ enum field_name {
     TOP_K,
     MIN_P,
     SEED,
+    PRIORITY,
     N,
     BEST_OF,
     LOGPROBS,
@@ -50,6 +51,7 @@ static const struct field TABLE[FIELDS] = {
     [TOP_K] = {"top_k", FIELD_INTEGER, OF_BOTH, -1, INT32_MAX},
     [MIN_P] = {"min_p", FIELD_NUMBER, OF_BOTH, 0, 1},
     [SEED] = {"seed", FIELD_INTEGER, OF_BOTH, 0, 0},
+    [PRIORITY] = {"priority", FIELD_INTEGER, OF_BOTH, -REQUEST_MAX_PRIORITY, REQUEST_MAX_PRIORITY},
     [N] = {"n", FIELD_INTEGER, OF_BOTH, 1, REQUEST_MAX_CHOICES},
     [BEST_OF] = {"best_of", FIELD_INTEGER, OF_COMPLETION, 1, REQUEST_MAX_CHOICES},
     [LOGPROBS] = {"logprobs", FIELD_INTEGER, OF_COMPLETION, 0, WIRE_MAX_TOP_LOGPROBS},
@@ -279,6 +281,7 @@ static void set_sampling(const struct value v[FIELDS], struct request_params *r)
     r->top_p = v[TOP_P].given ? (float)v[TOP_P].number : 1;
     r->top_k = v[TOP_K].given && v[TOP_K].integer > 0 ? (int32_t)v[TOP_K].integer : 0;
     r->min_p = v[MIN_P].given ? (float)v[MIN_P].number : 0;
+    r->priority = (int32_t)v[PRIORITY].integer;
     r->has_seed = v[SEED].given;
     r->seed = (uint64_t)v[SEED].integer;
     r->ignore_eos = v[IGNORE_EOS].flag;

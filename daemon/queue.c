@@ -9,9 +9,22 @@ void queue_init(struct queue *q, uint32_t max_items, int64_t max_tokens)
     TAILQ_INIT(&q->items);
 }
 
-int queue_push(struct queue *q, struct queue_item *item, uint32_t tokens, uint64_t now_us,
+uint64_t queue_order(uint64_t now_us, int32_t priority, uint64_t level_us)
+{
+    uint64_t levels = (uint64_t)(priority < 0 ? -(int64_t)priority : priority);
+    uint64_t moved =
+        levels && level_us > UINT64_MAX / 2 / levels ? UINT64_MAX / 2 : levels * level_us;
+
+    if (priority < 0)
+        return now_us > moved ? now_us - moved : 0;
+    return now_us < UINT64_MAX - moved ? now_us + moved : UINT64_MAX;
+}
+
+int queue_push(struct queue *q, struct queue_item *item, uint32_t tokens, uint64_t order,
                struct mt_err *reterr)
 {
+    struct queue_item *at;
+
     if (q->n_items && q->n_items >= q->max_items)
         return mt_error(reterr, MT_ELIMIT,
                         "%" PRIu32 " requests are waiting, the limit is %" PRIu32, q->n_items,
@@ -22,9 +35,15 @@ int queue_push(struct queue *q, struct queue_item *item, uint32_t tokens, uint64
                         " more would pass the limit of %" PRId64,
                         q->n_tokens, tokens, q->max_tokens);
     item->tokens = tokens;
-    item->queued_us = now_us;
+    item->order = order;
     item->queued = true;
-    TAILQ_INSERT_TAIL(&q->items, item, link);
+    at = TAILQ_LAST(&q->items, queue_items);
+    while (at && order < at->order)
+        at = TAILQ_PREV(at, queue_items, link);
+    if (at)
+        TAILQ_INSERT_AFTER(&q->items, at, item, link);
+    else
+        TAILQ_INSERT_HEAD(&q->items, item, link);
     q->n_items++;
     q->n_tokens += tokens;
     return 0;

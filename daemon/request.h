@@ -20,6 +20,7 @@
 #define REQUEST_MAX_STOPS 16
 #define REQUEST_MAX_STOP_BYTES 1024
 #define REQUEST_MAX_STOP_TOKENS 16
+#define REQUEST_MAX_PRIORITY 1000
 #define REQUEST_MAX_TEXT (16u << 20) /* bytes of one choice's text */
 
 enum finish_reason {
@@ -50,6 +51,7 @@ struct request_params {
     uint32_t n_stop_tokens;
     int32_t stop_tokens[REQUEST_MAX_STOP_TOKENS];
     int64_t deadline_ms; /* from submission; 0: none */
+    int32_t priority;    /* lower goes first */
 };
 
 /* One emitted token. text is not here: pieces of characters make no text; the choice's text is what

@@ -85,7 +85,8 @@ void routes_alive(struct exchange *x, void *user)
 void routes_ready(struct exchange *x, void *user)
 {
     static const char *const STATES[] = {
-        [ENGINE_STARTING] = "starting", [ENGINE_READY] = "ready",     [ENGINE_DOWN] = "down",
+        [ENGINE_STARTING] = "starting", [ENGINE_READY] = "ready",
+        [ENGINE_DOWN] = "down",         [ENGINE_LOST] = "lost",
         [ENGINE_DRAINING] = "draining", [ENGINE_STOPPED] = "stopped",
     };
     const struct routes *routes = user;

@@ -93,7 +93,7 @@ static void finish_choice(struct ticket_choice *tc, enum finish_reason reason, u
     r->done = true;
 }
 
-bool ticket_spec(struct ticket *t, uint32_t i, uint32_t new_tokens, uint32_t home, uint64_t now_us,
+bool ticket_spec(struct ticket *t, uint32_t i, uint32_t new_tokens, uint64_t now_us,
                  struct batcher_spec *ret)
 {
     struct request *r = t->request;
@@ -110,7 +110,7 @@ bool ticket_spec(struct ticket *t, uint32_t i, uint32_t new_tokens, uint32_t hom
         .prompt = r->prompt,
         .n_prompt = r->n_prompt,
         .new_tokens = new_tokens,
-        .home = home,
+        .order = t->order,
         .n_logprobs = p->n_logprobs,
         .prompt_logprobs = prompt_logprobs,
         .sampling = {.temperature = p->temperature,
@@ -220,6 +220,9 @@ static int write_event(struct ticket_choice *tc, const struct batcher_event *e, 
     size_t text_at;
     int rc = put_prompt_logprobs(t->request, e);
 
+    if (tc == t->choices)
+        t->request->cached_tokens = e->cached_tokens;
+    t->deaths = 0;
     if (!rc && e->token >= 0) {
         count_token(tc, now_us);
         rc = textout_push(&tc->text, e->token, &c->text, &text_at, &verdict);

@@ -38,7 +38,9 @@ struct ticket {
     struct metrics *metrics;
     struct textout_rules rules;
     uint64_t deadline_us; /* 0: none */
+    uint64_t order;       /* among those that wait and run: see queue_order */
     uint64_t started_us;  /* left the queue */
+    uint32_t deaths;      /* of jobs that worked on it since its last token */
     uint32_t n_output;    /* tokens, all choices */
     uint32_t n_finished;
     bool done;
@@ -54,7 +56,7 @@ void ticket_free(struct ticket *t); /* the sequences must have ended; NULL allow
 void ticket_start(struct ticket *t, const struct textout_vocab *vocab, const int32_t *eos,
                   uint32_t n_eos, uint64_t now_us);
 /* What to add to the batcher for choice i; false: it has nothing to run and has been finished. */
-bool ticket_spec(struct ticket *t, uint32_t i, uint32_t new_tokens, uint32_t home, uint64_t now_us,
+bool ticket_spec(struct ticket *t, uint32_t i, uint32_t new_tokens, uint64_t now_us,
                  struct batcher_spec *ret);
 /* Writes an event, whose user is the choice, into the request. Afterwards the choice may be
  * finished, and the ticket done with its last choice. On failure the request is as it was before

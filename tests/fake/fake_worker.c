@@ -2,10 +2,10 @@
  * api/wire.h, takes the arguments of moetuner-worker, and runs alone or under mpirun (its rank is
  * OMPI_COMM_WORLD_RANK, 0 without it).
  *
- * Rank 0 checks every step as strictly as it can (sequence ids, positions, block tables, blocks
- * owned twice, budgets) and answers it by the rule in fake_model.h; a broken rule ends in FAIL with
- * MT_EPROTO. A row of logits is 1 at the next token and 0 elsewhere. Logprobs: the token itself
- * gets -0.5, the i-th best is token i with -1 - i.
+ * Rank 0 checks every step as strictly as it can (sequence ids, positions, block tables, shared
+ * blocks that are written or not full, budgets) and answers it by the rule in fake_model.h; a
+ * broken rule ends in FAIL with MT_EPROTO. A row of logits is 1 at the next token and 0 elsewhere.
+ * Logprobs: the token itself gets -0.5, the i-th best is token i with -1 - i.
  *
  * Environment, all optional. What it tells of itself:
  *
@@ -76,7 +76,10 @@ struct worker {
     struct wire_map map;
     struct wire_step step;
     struct wire_result result;
-    uint32_t *owner;               /* [ranks][kv_blocks] sequence + 1, or 0 */
+    struct block {
+        uint32_t holders;          /* sequences that have it in their tables */
+        uint32_t filled;           /* positions written */
+    } * block;                     /* [ranks][kv_blocks] */
     uint32_t live[WIRE_MAX_RANKS]; /* sequences by home */
     struct sequence seq[WIRE_MAX_SEQS];
 };
@@ -254,6 +257,11 @@ static void admit(const struct wire_admit *a)
         fail("admit: more sequences than the rank holds");
 }
 
+static struct block *block_of(const struct sequence *s, uint32_t pos)
+{
+    return &w.block[s->admit.home * w.kv_blocks + s->blocks[pos / w.block_tokens]];
+}
+
 static void release(uint32_t seq)
 {
     struct sequence *s = &w.seq[seq % WIRE_MAX_SEQS];
@@ -262,23 +270,40 @@ static void release(uint32_t seq)
         fail("free: no such sequence");
     w.live[s->admit.home]--;
     for (uint32_t i = 0; i < s->n_blocks; i++)
-        w.owner[s->admit.home * w.kv_blocks + s->blocks[i]] = 0;
+        block_of(s, i * w.block_tokens)->holders--;
     free(s->blocks);
     *s = (struct sequence){0};
 }
 
 static void take_blocks(struct sequence *s, const uint32_t *blocks, uint32_t n)
 {
-    uint32_t *owner = w.owner + s->admit.home * w.kv_blocks;
-
     s->blocks = realloc(s->blocks, (s->n_blocks + n + 1) * sizeof *s->blocks);
     for (uint32_t i = 0; i < n; i++) {
         if (blocks[i] >= w.kv_blocks)
             fail("run: block outside the pool");
-        if (owner[blocks[i]])
-            fail("run: block is taken already");
-        owner[blocks[i]] = s->admit.seq + 1;
         s->blocks[s->n_blocks++] = blocks[i];
+        block_of(s, (s->n_blocks - 1) * w.block_tokens)->holders++;
+    }
+}
+
+/* A sequence may begin behind full blocks that others have written. */
+static void skip_prefix(struct sequence *s, uint32_t pos)
+{
+    if (pos % w.block_tokens)
+        fail("run: begins within a block");
+    for (; s->pos < pos; s->pos += w.block_tokens)
+        if (block_of(s, s->pos)->filled != w.block_tokens)
+            fail("run: begins behind a block that is not full");
+}
+
+static void write_positions(struct sequence *s, uint32_t n)
+{
+    for (; n; n--, s->pos++) {
+        struct block *b = block_of(s, s->pos);
+
+        if (b->holders != 1)
+            fail("run: writes into a shared block");
+        b->filled = s->pos % w.block_tokens + 1;
     }
 }
 
@@ -288,18 +313,20 @@ static const int32_t *check_run(const struct wire_run *r, struct sequence *s, ui
     if (r->seq >= WIRE_MAX_SEQS || !w.seq[r->seq].live)
         fail("run: no such sequence");
     take_blocks(s, w.step.blocks + r->block_at, r->n_blocks);
-    if (r->pos != s->pos)
-        fail("run: a position is skipped or repeated");
     if (r->pos + r->n_tokens > w.max_positions)
         fail("run: longer than the model allows");
     if ((uint64_t)s->n_blocks * w.block_tokens < r->pos + r->n_tokens)
         fail("run: the block table is too short");
+    if (!s->pos)
+        skip_prefix(s, r->pos);
+    if (r->pos != s->pos)
+        fail("run: a position is skipped or repeated");
     if ((r->flags & WIRE_RUN_LAST) && (r->n_tokens != 1 || s->last < 0))
         fail("run: nothing was sampled last");
     tokens[s->admit.home] += r->n_tokens;
     if (tokens[s->admit.home] > w.step_tokens)
         fail("run: over the rank's token budget");
-    s->pos += r->n_tokens;
+    write_positions(s, r->n_tokens);
     return r->flags & WIRE_RUN_LAST ? &s->last : w.step.tokens + r->token_at;
 }
 
@@ -548,7 +575,7 @@ int main(int argc, char **argv)
     w.kv_blocks = (uint32_t)number("FAKE_KV_BLOCKS", 64);
     w.block_tokens = (uint32_t)number("FAKE_BLOCK_TOKENS", 16);
     w.max_positions = (uint32_t)number("FAKE_MAX_POSITIONS", 256);
-    w.owner = calloc((size_t)w.ranks * w.kv_blocks, sizeof *w.owner);
+    w.block = calloc((size_t)w.ranks * w.kv_blocks, sizeof *w.block);
     buf_init(&w.out, (size_t)WIRE_MAX_BODY * 2);
     begin();
     if (w.rank)

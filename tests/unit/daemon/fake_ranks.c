@@ -22,7 +22,7 @@ struct fake_ranks {
     struct batcher_shape shape;
     uint64_t step;
     int32_t **kv;          /* [rank][block * block_tokens] */
-    int32_t **owner;       /* [rank][block] sequence or -1 */
+    uint32_t **holders;    /* [rank][block] sequences that have it in their table */
     uint32_t *seats;       /* [rank] */
     struct fake_seq *seqs; /* [WIRE_MAX_SEQS] */
     struct wire_result results[WIRE_MAX_AHEAD];
@@ -60,22 +60,20 @@ float ranks_logprob(uint64_t seed, uint32_t choice, const int32_t *tokens, uint3
 struct fake_ranks *fake_ranks_new(const struct batcher_shape *shape)
 {
     struct fake_ranks *f = calloc(1, sizeof(*f));
-    uint32_t r, i;
+    uint32_t r;
 
     assert_non_null(f);
     f->shape = *shape;
     f->kv = calloc(shape->ranks, sizeof(*f->kv));
-    f->owner = calloc(shape->ranks, sizeof(*f->owner));
+    f->holders = calloc(shape->ranks, sizeof(*f->holders));
     f->seats = calloc(shape->ranks, sizeof(*f->seats));
     f->seqs = calloc(WIRE_MAX_SEQS, sizeof(*f->seqs));
     f->history = calloc(shape->max_positions + 1, sizeof(*f->history));
-    assert_true(f->kv && f->owner && f->seats && f->seqs && f->history);
+    assert_true(f->kv && f->holders && f->seats && f->seqs && f->history);
     for (r = 0; r < shape->ranks; r++) {
         f->kv[r] = calloc((size_t)shape->rank[r].kv_blocks * shape->block_tokens, sizeof(**f->kv));
-        f->owner[r] = calloc(shape->rank[r].kv_blocks, sizeof(**f->owner));
-        assert_true(f->kv[r] && f->owner[r]);
-        for (i = 0; i < shape->rank[r].kv_blocks; i++)
-            f->owner[r][i] = -1;
+        f->holders[r] = calloc(shape->rank[r].kv_blocks, sizeof(**f->holders));
+        assert_true(f->kv[r] && f->holders[r]);
     }
     return f;
 }
@@ -86,14 +84,14 @@ void fake_ranks_free(struct fake_ranks *f)
 
     for (r = 0; r < f->shape.ranks; r++) {
         free(f->kv[r]);
-        free(f->owner[r]);
+        free(f->holders[r]);
     }
     for (i = 0; i < WIRE_MAX_SEQS; i++)
         free(f->seqs[i].blocks);
     for (i = 0; i < WIRE_MAX_AHEAD; i++)
         wire_result_done(&f->results[i]);
     free(f->kv);
-    free(f->owner);
+    free(f->holders);
     free(f->seats);
     free(f->seqs);
     free(f->history);
@@ -107,7 +105,7 @@ static void do_free(struct fake_ranks *f, uint32_t id)
 
     assert_true(s->live);
     for (i = 0; i < s->n_blocks; i++)
-        f->owner[s->admit.home][s->blocks[i]] = -1;
+        f->holders[s->admit.home][s->blocks[i]]--;
     f->seats[s->admit.home]--;
     free(s->blocks);
     memset(s, 0, sizeof(*s));
@@ -146,11 +144,12 @@ static void feed(struct fake_ranks *f, struct fake_seq *s, const struct wire_ste
         uint32_t block = step->blocks[run->block_at + i];
 
         assert_true(block < f->shape.rank[s->admit.home].kv_blocks);
-        assert_int_equal(f->owner[s->admit.home][block], -1); /* nobody's */
-        f->owner[s->admit.home][block] = (int32_t)run->seq;
+        f->holders[s->admit.home][block]++;
         s->blocks[s->n_blocks++] = block;
     }
     assert_true(run->n_tokens > 0);
+    if (!s->fed) /* what comes before has been fed by others */
+        s->fed = run->pos;
     assert_int_equal(run->pos, s->fed);
     assert_true(run->pos + run->n_tokens <= f->shape.max_positions);
     assert_true((uint64_t)s->n_blocks * f->shape.block_tokens >= run->pos + run->n_tokens);
@@ -159,6 +158,7 @@ static void feed(struct fake_ranks *f, struct fake_seq *s, const struct wire_ste
         assert_in_range(token, 0, FAKE_VOCAB - 1);
         if (s->sampled >= 0 && i == 0 && s->fed == s->fed_at_sample)
             assert_int_equal(token, s->sampled);
+        assert_int_equal(f->holders[s->admit.home][s->blocks[s->fed / f->shape.block_tokens]], 1);
         *kv_at(f, s, s->fed++) = token;
     }
     for (i = 0; i < s->fed; i++)

@@ -110,7 +110,7 @@ static void test_cancel(void **state)
     struct request *r, *waiting, *next;
 
     setenv("FAKE_STEP_MS", "5", 1);
-    setenv("FAKE_KV_BLOCKS", "16", 1); /* one long request fills the pool */
+    w->options.job.max_seqs = 1;
     world_start_ready(w);
     p.max_tokens = 240;
     r = world_make(&p, 10, 1);
@@ -145,7 +145,7 @@ static void test_deadline(void **state)
     struct request *late, *waiting;
 
     setenv("FAKE_STEP_MS", "10", 1);
-    setenv("FAKE_KV_BLOCKS", "16", 1);
+    w->options.job.max_seqs = 1;
     world_start_ready(w);
     p.max_tokens = 240;
     p.deadline_ms = 200;

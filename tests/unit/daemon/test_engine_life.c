@@ -14,13 +14,14 @@
 /* --- death --------------------------------------------------------------------------------------
  */
 
-/* The job dies in step 6: what ran ends with an error that says why, what waited runs in the next
- * incarnation. */
+/* The job dies in step 6: what ran goes on in the next incarnation as if nothing had happened, and
+ * what waited runs there, too. */
 static void death(struct world *w, const char *fault, const char *why)
 {
-    struct request_params p = world_plain;
-    struct request *running, *waiting;
+    struct request_params p = world_plain, q = world_plain;
+    struct request *r[3];
     struct engine_status s;
+    int i;
 
     setenv("FAKE_FAULT", fault, 1);
     setenv("FAKE_ONLY", "1", 1);
@@ -28,27 +29,107 @@ static void death(struct world *w, const char *fault, const char *why)
     w->options.job.step_ms = 1000;
     world_start_ready(w);
     p.max_tokens = 200;
-    running = world_make(&p, 20, 1);
-    waiting = world_make(&p, 20, 2);
-    assert_int_equal(engine_submit(w->engine, running, NULL), 0);
-    assert_int_equal(engine_submit(w->engine, waiting, NULL), 0);
-    world_await_done(running);
-    assert_int_equal(running->choices[0].finish, FINISH_ERROR);
-    assert_int_equal(running->err.status, MT_ECLOSED);
-    assert_non_null(strstr(running->err.text, "the worker job died"));
-    if (!strstr(running->err.text, why))
-        fail_msg("expected \"%s\" in: %s", why, running->err.text);
-    world_await_done(waiting);
-    world_check(waiting);
+    q.n = 2;
+    q.temperature = 1;
+    q.n_logprobs = 2;
+    q.prompt_logprobs = true;
+    q.max_tokens = 100;
+    r[0] = world_make(&p, 20, 1);
+    r[1] = world_make(&q, 90, 3);
+    r[2] = world_make(&p, 20, 2);
+    for (i = 0; i < 3; i++)
+        assert_int_equal(engine_submit(w->engine, r[i], NULL), 0);
+    for (i = 0; i < 3; i++) {
+        world_await_done(r[i]);
+        world_check(r[i]);
+        world_drop(r[i]);
+    }
     engine_status(w->engine, &s);
     assert_int_equal(s.state, ENGINE_READY);
     assert_int_equal(s.incarnation, 2);
     assert_int_equal(s.restarts, 1);
     assert_string_equal(s.text, "");
-    world_assert_logged(w, "job_died incarnation=1");
+    world_assert_logged(w, "job_died incarnation=1 retry_ms=0");
+    world_assert_logged(w, why);
     world_assert_logged(w, "job_ready incarnation=2");
+}
+
+/* Each job answers a few steps and dies: a request that gets its tokens is not given up. */
+static void test_death_again_and_again(void **state)
+{
+    struct world *w = *state;
+    struct request_params p = world_plain;
+    struct engine_status s;
+    struct request *r;
+
+    setenv("FAKE_FAULT", "kill@9", 1);
+    p.max_tokens = 60;
+    world_start_ready(w);
+    r = world_make(&p, 20, 1);
+    assert_int_equal(engine_submit(w->engine, r, NULL), 0);
+    world_await_done(r);
+    world_check(r);
+    engine_status(w->engine, &s);
+    assert_true(s.restarts > w->options.max_deaths);
+    world_drop(r);
+}
+
+/* A request on which every job dies before it has got a token is given up; others are not. */
+static void test_deadly_request(void **state)
+{
+    struct world *w = *state;
+    struct request *r, *after;
+
+    setenv("FAKE_FAULT", "kill@1", 1);
+    world_start_ready(w);
+    r = world_make(&world_plain, 20, 1);
+    after = world_make(&world_plain, 20, 2);
+    assert_int_equal(engine_submit(w->engine, r, NULL), 0);
+    world_await_done(r);
+    assert_int_equal(r->choices[0].finish, FINISH_ERROR);
+    assert_int_equal(r->err.status, MT_ECLOSED);
+    assert_non_null(strstr(r->err.text, "3 worker jobs have died"));
+    unsetenv("FAKE_FAULT");
+    assert_int_equal(engine_submit(w->engine, after, NULL), 0);
+    world_await_done(after);
+    world_check(after);
+    world_drop(r);
+    world_drop(after);
+}
+
+/* The job dies and cannot come back: after the recovery deadline its requests end with the reason,
+ * new ones are refused, until it can. */
+static void test_lost_and_found(void **state)
+{
+    struct world *w = *state;
+    struct request_params p = world_plain;
+    struct request *running, *refused, *after;
+    struct mt_err err;
+
+    w->options.recovery_ms = 100;
+    setenv("FAKE_FAULT", "kill@6", 1);
+    world_start_ready(w);
+    setenv("FAKE_FAULT", "exit@0", 1);
+    p.max_tokens = 100;
+    running = world_make(&p, 20, 1);
+    refused = world_make(&p, 20, 2);
+    after = world_make(&p, 20, 3);
+    assert_int_equal(engine_submit(w->engine, running, NULL), 0);
+    world_await_done(running);
+    assert_int_equal(running->choices[0].finish, FINISH_ERROR);
+    assert_int_equal(running->err.status, MT_ECLOSED);
+    assert_non_null(strstr(running->err.text, "cannot go on"));
+    world_await_state(w, ENGINE_LOST, 2);
+    assert_int_equal(engine_submit(w->engine, refused, &err), MT_ECLOSED);
+    assert_non_null(strstr(err.text, "cannot be restarted"));
+    unsetenv("FAKE_FAULT");
+    world_await_state(w, ENGINE_READY, 3);
+    assert_int_equal(engine_submit(w->engine, after, NULL), 0);
+    world_await_done(after);
+    world_check(after);
     world_drop(running);
-    world_drop(waiting);
+    world_drop(refused);
+    world_drop(after);
 }
 
 static void test_death_kill(void **state)
@@ -71,7 +152,7 @@ static void test_death_wrong(void **state)
     death(*state, "wrong@6", "step");
 }
 
-/* A job that cannot start: DOWN with the reason, submissions refused, tried again and again. */
+/* A job that cannot start: DOWN with the reason, tried again and again; then given up. */
 static void test_no_start(void **state)
 {
     struct world *w = *state;
@@ -80,13 +161,14 @@ static void test_no_start(void **state)
     struct mt_err err;
 
     setenv("FAKE_FAULT", "exit@0", 1);
+    w->options.recovery_ms = 100;
     world_start(w);
     assert_int_equal(engine_wait_ready(w->engine, PATIENCE_MS), ENGINE_DOWN);
     engine_status(w->engine, &s);
     assert_non_null(strstr(s.text, "cannot go on"));
     assert_false(s.have_facts);
+    world_await_state(w, ENGINE_LOST, 3);
     assert_int_equal(engine_submit(w->engine, r, &err), MT_ECLOSED);
-    world_await_state(w, ENGINE_DOWN, 3);
     world_drop(r);
 }
 
@@ -101,7 +183,7 @@ static void test_drain(void **state)
     struct mt_err err;
 
     setenv("FAKE_STEP_MS", "2", 1);
-    setenv("FAKE_KV_BLOCKS", "16", 1);
+    w->options.job.max_seqs = 1;
     world_start_ready(w);
     p.max_tokens = 200;
     running = world_make(&p, 20, 1);
@@ -221,9 +303,18 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, world_set_up, world_tear_down)
     const struct CMUnitTest tests[] = {
-        TEST(test_death_kill),  TEST(test_death_fail),  TEST(test_death_hang),
-        TEST(test_death_wrong), TEST(test_no_start),    TEST(test_drain),
-        TEST(test_stop_now),    TEST(test_free_midway), TEST(test_metrics_and_log),
+        TEST(test_death_kill),
+        TEST(test_death_fail),
+        TEST(test_death_hang),
+        TEST(test_death_wrong),
+        TEST(test_death_again_and_again),
+        TEST(test_deadly_request),
+        TEST(test_lost_and_found),
+        TEST(test_no_start),
+        TEST(test_drain),
+        TEST(test_stop_now),
+        TEST(test_free_midway),
+        TEST(test_metrics_and_log),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

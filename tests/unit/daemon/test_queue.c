@@ -14,7 +14,8 @@
 static void test_against_model(void **state)
 {
     struct queue_item items[ITEMS], *model[ITEMS], *got;
-    uint32_t n = 0, i, k, round;
+    uint32_t n = 0, i, k, at, round;
+    uint64_t order;
     int64_t tokens = 0;
     struct queue q;
     struct mt_err err;
@@ -29,10 +30,12 @@ static void test_against_model(void **state)
         if (rand() % 2 && !items[i].queued) {
             k = (uint32_t)rand() % (rand() % 50 ? 30 : 300);
             full = n && (n == 12 || tokens + k > 100);
-            assert_int_equal(queue_push(&q, &items[i], k, round, &err), full ? MT_ELIMIT : 0);
+            order = (uint64_t)rand() % 10;
+            assert_int_equal(queue_push(&q, &items[i], k, order, &err), full ? MT_ELIMIT : 0);
             if (!full) {
-                assert_int_equal(items[i].queued_us, round);
-                model[n++] = &items[i];
+                for (at = n++; at && model[at - 1]->order > order; at--)
+                    model[at] = model[at - 1];
+                model[at] = &items[i];
                 tokens += k;
             }
         } else if (rand() % 2) {
@@ -75,11 +78,26 @@ static void test_limits_are_named(void **state)
     assert_non_null(strstr(err.text, "limit is 2"));
 }
 
+/* A level of priority is worth so much waiting, and no more. */
+static void test_priority_is_time(void **state)
+{
+    (void)state;
+    assert_int_equal(queue_order(5000, 0, 1000), 5000);
+    assert_int_equal(queue_order(5000, -2, 1000), 3000);
+    assert_int_equal(queue_order(5000, 3, 1000), 8000);
+    assert_int_equal(queue_order(5000, 3, 0), 5000);
+    assert_int_equal(queue_order(5000, -9, 1000), 0);
+    assert_true(queue_order(5000, -1, UINT64_MAX) == 0);
+    assert_true(queue_order(UINT64_MAX - 10, 1000, UINT64_MAX) == UINT64_MAX);
+    assert_true(queue_order(5000, INT32_MIN, 1) == 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_against_model),
         cmocka_unit_test(test_limits_are_named),
+        cmocka_unit_test(test_priority_is_time),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

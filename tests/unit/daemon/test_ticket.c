@@ -199,17 +199,18 @@ static void test_spec(void **state)
     p.top_k = 3;
     p.prompt_logprobs = true;
     w = begin(&p);
-    assert_true(ticket_spec(w.ticket, 1, 6, 3, 3000, &spec));
+    w.ticket->order = 42;
+    assert_true(ticket_spec(w.ticket, 1, 6, 3000, &spec));
     assert_ptr_equal(spec.user, &w.ticket->choices[1]);
     assert_int_equal(spec.new_tokens, 6);
-    assert_int_equal(spec.home, 3);
+    assert_int_equal(spec.order, 42);
     assert_false(spec.prompt_logprobs); /* once is enough */
     assert_int_equal(spec.sampling.choice, 1);
     assert_true(spec.sampling.seed == 77 && spec.sampling.temperature == 0.5f);
     assert_int_equal(spec.sampling.top_k, 3);
-    assert_true(ticket_spec(w.ticket, 0, 0, 3, 3000, &spec));
+    assert_true(ticket_spec(w.ticket, 0, 0, 3000, &spec));
     assert_true(spec.prompt_logprobs);
-    assert_false(ticket_spec(w.ticket, 1, 0, 3, 3000, &spec));
+    assert_false(ticket_spec(w.ticket, 1, 0, 3000, &spec));
     assert_int_equal(w.request->choices[1].finish, FINISH_LENGTH);
     end(&w);
 }
