@@ -115,7 +115,9 @@ class Job:
         return found[0] if found else 0
 
     def ranks(self):
-        return sorted((pid for pid in children(self.launcher()) if rank_order(pid) >= 0), key=rank_order)
+        """In their order; those that have begun."""
+        launcher = self.launcher()
+        return sorted((pid for pid in children(launcher) if rank_order(pid) >= 0), key=rank_order) or [launcher]
 
     def remember_shared(self):
         self.shared |= self.daemon.shared_memory()
@@ -146,8 +148,7 @@ def send(pid, number):
 
 
 def anybody(job, draw):
-    found = job.ranks() + [job.launcher()]
-    return draw.choice(found)
+    return draw.choice(job.ranks() + [job.launcher()])
 
 
 def inject(kind, job, loop, draw):
@@ -158,7 +159,7 @@ def inject(kind, job, loop, draw):
     if kind == "rank0":
         send(ranks[0], signal.SIGKILL)
     elif kind == "rank":
-        send(draw.choice(ranks[1:]), signal.SIGKILL)
+        send(draw.choice(ranks[1:] or ranks), signal.SIGKILL)
     elif kind == "mpirun":
         send(launcher, signal.SIGKILL)
     elif kind == "stop":

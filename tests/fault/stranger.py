@@ -19,7 +19,7 @@ from load import harness
 MAGIC, VERSION = 0x3154574d, 1  # api/wire.h
 HELLO, MAP, READY, STEP, WAKE, RESULT, HEARTBEAT, LOG, FAIL, SHUTDOWN = range(1, 11)
 HELLO_SECONDS = 5  # JOB_HELLO_MS: how long a stranger may say nothing
-CROWD = 24  # more than the daemon holds at once, JOB_PENDING
+CROWD = 12  # more than the daemon holds at once, JOB_PENDING
 
 
 def frame(kind, incarnation, body=b"", length=None):
