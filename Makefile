@@ -77,7 +77,7 @@ test: deps ## installs what is missing, builds, runs all tests that need no GPU 
 
 test-long: deps ## soaks: the same tests with more rounds, and tests/long
 	$(build) programs tests $(if $(HAVE_FUZZER),fuzz-targets)
-	@B=$(B) SAN=$(SAN) MT_LONG=1 FUZZ_SECONDS=60 TEST_TIMEOUT=3600 tests/run.sh $(ONLY)
+	@B=$(B) SAN=$(SAN) MT_LONG=1 FUZZ_SECONDS=60 TEST_TIMEOUT=5400 tests/run.sh $(ONLY)
 
 deps: ## installs missing packages (Debian 12, Ubuntu 24.04); prints the list elsewhere
 	@.ci/deps.sh
