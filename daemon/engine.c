@@ -153,6 +153,7 @@ static int enqueue(struct engine *e, struct ticket *t, struct mt_err *reterr)
     rc = queue_push(&e->queue, &t->item, r->n_prompt, t->order, reterr);
     if (rc)
         return rc;
+    metrics_move(e->options.metrics, METRIC_WAITING, 1);
     r->ticket = t;
     TAILQ_INSERT_TAIL(&e->all, t, all);
     if (t->deadline_us && t->deadline_us < e->next_deadline_us)

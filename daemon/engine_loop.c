@@ -237,15 +237,8 @@ static void publish(struct engine *e)
 {
     struct metrics *m = e->options.metrics;
     struct batcher_counts counts;
-    uint32_t running, waiting;
 
     batcher_count(e->batcher, &counts);
-    pthread_mutex_lock(&e->lock);
-    running = e->running;
-    waiting = e->queue.n_items;
-    pthread_mutex_unlock(&e->lock);
-    metrics_set(m, METRIC_RUNNING, running);
-    metrics_set(m, METRIC_WAITING, waiting);
     metrics_set(m, METRIC_KV_USAGE_PPM,
                 counts.blocks_total ? (int64_t)(counts.blocks_held * 1000000 / counts.blocks_total)
                                     : 0);
@@ -318,8 +311,8 @@ void *engine_main(void *engine)
         give_up(e);
         engine_admit(e);
         send_steps(e);
-        engine_tell(e); /* after the next step has gone: the ranks wait for nobody here */
         publish(e);
+        engine_tell(e); /* after the next step has gone: the ranks wait for nobody here */
         job_next(e->job, timeout_ms(e), e->wake_fd, &event);
         if (event.type == JOB_NONE)
             drain_wakes(e);

@@ -54,13 +54,16 @@ static void count_done(struct engine *e, const struct ticket *t)
 static void retire(struct engine *e, struct ticket *t)
 {
     struct request *r = t->request;
+    bool waited;
 
     end_sequences(e, t);
     pthread_mutex_lock(&e->lock);
+    waited = t->item.queued;
     if (t->item.queued)
         queue_remove(&e->queue, &t->item);
     else
         e->running--;
+    metrics_move(e->options.metrics, waited ? METRIC_WAITING : METRIC_RUNNING, -1);
     TAILQ_REMOVE(&e->all, t, all);
     if (t->doom)
         TAILQ_REMOVE(&e->doomed, t, doomed);
@@ -226,6 +229,8 @@ static void start_ticket(struct engine *e, struct ticket *t, uint32_t new_tokens
     queue_remove(&e->queue, &t->item);
     e->running++;
     pthread_mutex_unlock(&e->lock);
+    metrics_move(e->options.metrics, METRIC_WAITING, -1);
+    metrics_move(e->options.metrics, METRIC_RUNNING, 1);
     ticket_start(t, e->options.tokenizer ? &e->vocab : NULL, e->facts.eos, e->facts.n_eos,
                  e->now_us);
     for (i = 0; i < t->request->params.n; i++) {

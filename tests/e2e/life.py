@@ -129,7 +129,7 @@ class Clients(unittest.TestCase):
 
     def test_full_queue(self):
         with harness.Daemon("--max-seqs", "1", "--max-queued-requests", "1", ranks=1) as daemon:
-            running = daemon.open_stream(**LONG)
+            running = daemon.open_stream(**LONG, n=8)  # one after the other: long enough on any machine
             data = json.dumps(LONG).encode()
             waiting = socket.create_connection((daemon.host, daemon.port))
             waiting.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s"
