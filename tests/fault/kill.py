@@ -117,7 +117,8 @@ class Kill(unittest.TestCase):
                 print(f"# {number + 1} faults, {clients.done} good answers, wrong {dict(clients.wrong)}", flush=True)
         self.assertTrue(clients.finish(), "calls are stuck after the last fault")
         print(f"# {clients.done} good answers, wrong: {dict(clients.wrong)}; incarnations {job.launched}; /healthz asked "
-              f"{health.asked} times, slowest {1000 * health.slowest:.0f} ms")
+              f"{health.asked} times, slowest {1000 * health.slowest:.0f} ms; "
+              f"{daemon.metric('num_preemptions_total'):.0f} preemptions")
         for reason, n in job.reasons.most_common():
             print(f"# {n:4} deaths: {reason}")
         print_table(recoveries)

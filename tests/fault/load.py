@@ -454,3 +454,22 @@ def linear_fit(points):
     spread = sum((x - mean_x) ** 2 for x, _ in points)
     slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread if spread else 0
     return mean_y + slope * (points[0][0] - mean_x), slope
+
+
+def flat_row(samples):
+    """What there is to say of memory: (x, KiB) samples as first and last of the fitted line, least and most."""
+    start, slope = linear_fit(samples)
+    values = [value for _, value in samples]
+    return {"fit_first": round(start), "fit_last": round(start + slope * (samples[-1][0] - samples[0][0])),
+            "min": min(values), "max": max(values)}
+
+
+def not_flat(row):
+    """None if memory is flat, else why not. Flat: the fitted line rises by less than 5 % or 4 MiB, whichever is more,
+    and the most is no more above the least than twice that."""
+    room = max(4096, 0.05 * row["fit_first"])
+    if row["fit_last"] - row["fit_first"] >= room:
+        return f"it grows by {row['fit_last'] - row['fit_first']} KiB, {room:.0f} are allowed: {row}"
+    if row["max"] - row["min"] >= 2 * room:
+        return f"it varies by {row['max'] - row['min']} KiB, {2 * room:.0f} are allowed: {row}"
+    return None

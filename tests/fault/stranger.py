@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Strangers at the worker job's control socket: garbage, lies, silence, crowds. The service goes on undisturbed; they are sent
-away; nothing of them stays. (tests/unit/daemon/test_job.c has a wrong token and a mute one.)"""
+"""Strangers at the worker job's control socket: garbage, lies, silence, crowds. The service goes on undisturbed; they are
+sent away; nothing of them stays. (tests/unit/daemon/test_job.c has a wrong token and a mute one.)"""
 
 import glob
 import os
