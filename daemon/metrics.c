@@ -49,7 +49,8 @@ static const struct row counters[METRIC_COUNTERS] = {
 static const struct row gauges[METRIC_GAUGES] = {
     [METRIC_RUNNING] = {"num_requests_running", "", "Requests that run on the ranks.", 1},
     [METRIC_WAITING] = {"num_requests_waiting", "", "Requests that wait to run.", 1},
-    [METRIC_KV_USAGE_PPM] = {"kv_cache_usage_perc", "", "KV cache held by sequences; 1 is all of it.", 1e-6},
+    [METRIC_KV_USAGE_PPM] = {"kv_cache_usage_perc", "",
+                             "KV cache held by sequences; 1 is all of it.", 1e-6},
     [METRIC_CONNECTIONS] = {"http_connections", "", "Open HTTP connections.", 1},
 };
 

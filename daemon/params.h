@@ -19,7 +19,7 @@ struct limits {
     int64_t prompts;     /* in one call */
     int64_t choices;     /* n; at most REQUEST_MAX_CHOICES */
     int64_t sequences;   /* prompts * n */
-    int64_t stops;       /* stop strings; at most REQUEST_MAX_STOPS */
+    int64_t stops;       /* stop strings; at most REQUEST_MAX_STOPS - REQUEST_TEMPLATE_STOPS */
     int64_t stop_bytes;  /* in each; at most REQUEST_MAX_STOP_BYTES */
     int64_t stop_tokens; /* at most REQUEST_MAX_STOP_TOKENS, less those that a chat ends with */
     int64_t logprobs;    /* best tokens; at most WIRE_MAX_TOP_LOGPROBS */

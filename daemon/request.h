@@ -17,9 +17,10 @@
 
 #define REQUEST_ID_BYTES 48
 #define REQUEST_MAX_CHOICES 128
-#define REQUEST_MAX_STOPS 16
+#define REQUEST_MAX_STOPS 20
 #define REQUEST_MAX_STOP_BYTES 1024
 #define REQUEST_MAX_STOP_TOKENS 16
+#define REQUEST_TEMPLATE_STOPS 4 /* of either, kept for the ends of turns of a chat template */
 #define REQUEST_MAX_PRIORITY 1000
 #define REQUEST_MAX_TEXT (16u << 20) /* bytes of one choice's text */
 

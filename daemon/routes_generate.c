@@ -283,11 +283,10 @@ static bool set_stops(const struct routes *routes, const struct call *call,
     for (; turn && *turn; turn++) {
         int32_t id = tokenizer_id(routes->tokenizer, *turn);
 
-        if (id >= 0 && params->n_stop_tokens < REQUEST_MAX_STOP_TOKENS)
-            params->stop_tokens[params->n_stop_tokens++] = id;
-        else if (id < 0 && params->n_stops < REQUEST_MAX_STOPS &&
-                 !add_stop(params, *turn, strlen(*turn)))
+        if (id < 0 && !add_stop(params, *turn, strlen(*turn)))
             return false;
+        if (id >= 0) /* at most REQUEST_TEMPLATE_STOPS of them: there is room */
+            params->stop_tokens[params->n_stop_tokens++] = id;
     }
     return true;
 }
