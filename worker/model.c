@@ -2,6 +2,7 @@
 #include "worker/model.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -206,8 +207,23 @@ static int check_experts(struct loader *l, enum dtype *ret)
     return 0;
 }
 
-static int fill_slot(struct loader *l, uint32_t layer, int32_t expert, char *slot)
+/* What one thread of the loading fills. */
+struct filling {
+    struct loader l;     /* with an error of its own */
+    const int32_t *held; /* [layers][slots] */
+    char *base;          /* the first slot of all */
+    uint32_t slots;      /* of a layer */
+    uint32_t begin, end; /* slots, numbered through all layers */
+    uint64_t bytes;      /* of the experts in them */
+    struct mt_err err;
+    int rc;
+    pthread_t id;
+    bool started;
+};
+
+static int fill_slot(struct filling *f, uint32_t layer, int32_t expert, char *slot)
 {
+    struct loader *l = &f->l;
     char names[EXPERT_PARTS][NAME_BYTES];
     struct tensor parts[EXPERT_PARTS];
     size_t at = 0, stride = l->m->layer[layer].pool.stride;
@@ -223,8 +239,55 @@ static int fill_slot(struct loader *l, uint32_t layer, int32_t expert, char *slo
         at += parts[i].bytes;
     }
     memset(slot + at, 0, stride - at);
-    l->m->held_bytes += at;
+    f->bytes += at;
     return 0;
+}
+
+static void *fill_slots(void *argument)
+{
+    struct filling *f = argument;
+
+    f->l.err = &f->err;
+    for (uint32_t s = f->begin; s < f->end && !f->rc; s++)
+        f->rc = fill_slot(f, s / f->slots, f->held[s],
+                          f->base + s * f->l.m->layer[s / f->slots].pool.stride);
+    return NULL;
+}
+
+/* All slots, by as many threads as the kernels have. A thread that cannot be started leaves its
+ * share to this one. */
+static int fill_all(struct loader *l, const int32_t *held, char *base, uint32_t slots)
+{
+    const uint64_t total = (uint64_t)slots * l->c->layers;
+    const unsigned threads = l->k->threads;
+    struct filling *f = calloc(threads, sizeof *f);
+    int rc = 0;
+
+    if (!f)
+        return mt_error(l->err, MT_ENOMEM, "no memory for %u loading threads", threads);
+    for (unsigned i = threads; i-- > 0;) {
+        f[i] = (struct filling){.l = *l,
+                                .held = held,
+                                .base = base,
+                                .slots = slots,
+                                .begin = (uint32_t)(total * i / threads),
+                                .end = (uint32_t)(total * (i + 1) / threads)};
+        f[i].started = i && !pthread_create(&f[i].id, NULL, fill_slots, f + i);
+        if (!f[i].started)
+            fill_slots(f + i);
+    }
+    for (unsigned i = 0; i < threads; i++) {
+        if (f[i].started)
+            pthread_join(f[i].id, NULL);
+        l->m->held_bytes += f[i].bytes;
+        if (f[i].rc && !rc) {
+            rc = f[i].rc;
+            if (l->err)
+                *l->err = f[i].err;
+        }
+    }
+    free(f);
+    return rc;
 }
 
 static int load_experts(struct loader *l, const int32_t *held, uint32_t slots)
@@ -247,21 +310,16 @@ static int load_experts(struct loader *l, const int32_t *held, uint32_t slots)
         if (!base)
             return MT_ENOMEM;
     }
-    for (uint32_t layer = 0; layer < l->c->layers && !rc; layer++) {
-        size_t first = (size_t)layer * slots;
-
+    for (uint32_t layer = 0; layer < l->c->layers; layer++)
         m->layer[layer].pool = (struct expert_pool){
-            .base = base ? base + first * stride : NULL,
+            .base = base ? base + (size_t)layer * slots * stride : NULL,
             .stride = stride,
             .dtype = dtype,
             .slots = slots,
             .hidden = l->c->hidden,
             .inter = l->c->inter,
         };
-        for (uint32_t s = 0; s < slots && !rc; s++)
-            rc = fill_slot(l, layer, held[first + s], base + (first + s) * stride);
-    }
-    return rc;
+    return fill_all(l, held, base, slots);
 }
 
 /* --- the whole ----------------------------------------------------------------------------- */

@@ -55,16 +55,19 @@ INLINE size_t block_at(const struct batch *b, uint32_t block)
 
 /* --- scores ----------------------------------------------------------------------------------- */
 
-/* Q queries against B blocks from `block`. */
+/* Q queries against B blocks from `block`. A head's share of a block is short and the next one lies
+ * elsewhere, which the processor does not guess: the next B are asked for on the way, unless they
+ * are so many that they are long in coming anyway (one query). */
 INLINE void score_tile(const struct batch *b, uint32_t query, uint32_t block, float scale,
                        enum dtype dtype, uint32_t Q, uint32_t B)
 {
-    size_t at[ACCUMULATORS];
+    size_t at[ACCUMULATORS], next[ACCUMULATORS];
     v16 sum[ACCUMULATORS][ACCUMULATORS];
 
     UNROLL
     for (uint32_t j = 0; j < B; j++) {
         at[j] = block_at(b, block + j);
+        next[j] = block + B + j < b->end ? block_at(b, block + B + j) : at[j];
         UNROLL
         for (uint32_t i = 0; i < Q; i++)
             sum[i][j] = v16_zero();
@@ -73,6 +76,10 @@ INLINE void score_tile(const struct batch *b, uint32_t query, uint32_t block, fl
         UNROLL
         for (uint32_t j = 0; j < B; j++) {
             v16 key = v16_load_as(b->kv->k, at[j] + (size_t)d * KV_BLOCK_TOKENS, dtype);
+
+            if (Q > 1 && (dtype == DTYPE_F32 || d % 2 == 0))
+                __builtin_prefetch((const char *)b->kv->k +
+                                   (next[j] + (size_t)d * KV_BLOCK_TOKENS) * dtype_size(dtype));
 
             UNROLL
             for (uint32_t i = 0; i < Q; i++)
@@ -172,9 +179,12 @@ INLINE void mix_tile(const struct batch *b, uint32_t query, uint32_t d, uint32_t
     }
     for (uint32_t p = from; p < to;) {
         size_t at = block_at(b, p / KV_BLOCK_TOKENS) + (size_t)(p % KV_BLOCK_TOKENS) * dim + d;
-        uint32_t stop = (p / KV_BLOCK_TOKENS + 1) * KV_BLOCK_TOKENS;
+        uint32_t block = p / KV_BLOCK_TOKENS, stop = (block + 1) * KV_BLOCK_TOKENS;
+        size_t next = block + 1 < b->end ? block_at(b, block + 1) + d : at;
 
-        for (stop = stop < to ? stop : to; p < stop; p++, at += dim) {
+        for (stop = stop < to ? stop : to; p < stop; p++, at += dim, next += dim) {
+            for (uint32_t c = 0; Q > 1 && c < C * V16_LANES * dtype_size(dtype); c += 64)
+                __builtin_prefetch((const char *)b->kv->v + next * dtype_size(dtype) + c);
             UNROLL
             for (uint32_t c = 0; c < C; c++) {
                 v16 value = part ? v16_load_part(b->kv->v, at, dtype, part)

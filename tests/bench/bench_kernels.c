@@ -243,6 +243,7 @@ static void run_all(struct bench *b)
     bench_experts(b, 512, 2, 16, 256, 128);
     bench_attention(b, 1, false, 2048, 16, 16, 128);
     bench_attention(b, 1, false, 1024, 8, 4, 32);
+    bench_attention(b, 32, false, 320, 8, 4, 32);
     bench_attention(b, 8, false, 1024, 16, 16, 128);
     bench_attention(b, 8, false, 1024, 32, 8, 128);
     bench_attention(b, 512, true, 1024, 16, 16, 128);

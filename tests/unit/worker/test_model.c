@@ -52,7 +52,8 @@ static const struct kernels_ops MEMORY_OPS = {.alloc = memory_alloc, .free = mem
 
 static struct memory new_memory(void)
 {
-    return (struct memory){.k = {.op = &MEMORY_OPS, .backend = "memory"}, .allowed = 10000};
+    return (struct memory){.k = {.op = &MEMORY_OPS, .backend = "memory", .threads = 3},
+                           .allowed = 10000};
 }
 
 static int load_dir(const char *dir, struct memory *mem, const int32_t *held, uint32_t slots,
