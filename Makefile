@@ -31,14 +31,14 @@ LIBS_worker    := worker kernels api
 LIBS_daemon    := daemon placement api
 LIBS_cli       := cli daemon placement api
 LIBS_all       := cli daemon placement worker kernels api
-LIBS_fuzz      := daemon placement worker api
+LIBS_fuzz      := cli daemon placement worker api
 
 EXT_api        := -ljansson
 EXT_placement  := -ljansson
 EXT_kernels    :=
 EXT_worker     := -ljansson $(MPI_LIBS)
 EXT_daemon     := -lmicrohttpd -ljansson -lpcre2-8 -lutf8proc -lxxhash
-EXT_cli        := $(EXT_daemon)
+EXT_cli        := $(EXT_daemon) -lcurl
 EXT_all        := -Wl,--as-needed $(EXT_daemon) $(MPI_LIBS) -lcurl
 
 DIRS := api placement kernels worker daemon cli
