@@ -147,15 +147,16 @@ $(B)/obj/%.o: %.c $(B)/flags | detect
 # --- tests -------------------------------------------------------------------------------------------
 # tests/unit/<dir>/test_<x>.c links that directory's library and what it may include, nothing else.
 # tests/unit/<dir>/<other>.c is shared by the tests of that directory (a fake, an oracle).
-# tests/{fake,property,mpi,e2e,bench}/<x>.c is a program $(B)/tests/<dir>/<x> that may use all.
+# tests/{fake,property,mpi,e2e}/<x>.c and tests/bench/bench_<x>.c are programs $(B)/tests/<dir>/<x> that may use all.
 UNIT_BIN := $(patsubst tests/unit/%.c,$(B)/unit/%,$(wildcard tests/unit/*/test_*.c))
 TEST_BIN := $(patsubst %.c,$(B)/%,$(wildcard $(patsubst %,tests/%/*.c,fake property mpi e2e)))
-BENCH    := $(patsubst %.c,$(B)/%,$(wildcard tests/bench/*.c))
+BENCH    := $(patsubst %.c,$(B)/%,$(wildcard tests/bench/bench_*.c))
 FUZZ     := $(patsubst tests/fuzz/%.c,$(B)/%,$(wildcard tests/fuzz/fuzz_*.c))
 
 tests: $(UNIT_BIN) $(TEST_BIN)
 
-bench: $(BENCH) programs ## builds the programs of tests/bench
+bench: $(BENCH) programs ## speed of the server on models/tiny beside the machine's ceilings: a table and a plot in build/bench
+	@B=$(B) tests/bench/serve.py $(ARGS)
 
 define UNIT_RULE
 $(B)/unit/$(1)/%: $(B)/obj/tests/unit/$(1)/%.o $(call objs,$(filter-out tests/unit/$(1)/test_%.c,$(wildcard tests/unit/$(1)/*.c))) $(call libs_of,$(1)) $(B)/sources-$(1)
@@ -163,6 +164,8 @@ $(B)/unit/$(1)/%: $(B)/obj/tests/unit/$(1)/%.o $(call objs,$(filter-out tests/un
 	$(Q)$$(link) -lcmocka $(EXT_$(1)) -Wl,--as-needed -lcurl $(LDLIBS)
 endef
 $(foreach d,$(DIRS),$(eval $(call UNIT_RULE,$(d))))
+
+$(BENCH): $(call objs,tests/bench/ceiling.c)
 
 $(TEST_BIN) $(BENCH): $(B)/%: $(B)/obj/%.o $(call libs_of,all) $(NODLCLOSE)
 	$(call say,LD,$@)

@@ -4,17 +4,18 @@
  * caches) and multiply-adds out of registers, with all threads. Then matmul, experts and attention
  * at the shapes of OLMoE-1B-7B and of the bundled model. Weights rotate over more memory than the
  * caches hold, as in a forward pass. Each line is the best of several runs.
- * make bench builds and runs it; by hand: link with libkernels.a and libapi.a. */
-#include <pthread.h>
+ * `make build/tests/bench/bench_kernels` builds it. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "kernels/kernels.h"
+#include "tests/bench/ceiling.h"
 
 #define COLD_BYTES ((size_t)1 << 30) /* a layer of OLMoE is 805 MB */
 #define REPEATS 12
+#define CEILING_RUNS 64
 
 struct ceilings {
     double read;  /* GB/s */
@@ -39,125 +40,10 @@ static double now(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-/* --- ceilings --------------------------------------------------------------------------------- */
-
-struct share {
-    pthread_t id;
-    const char *from;
-    size_t bytes;
-    pthread_barrier_t *start;
-    float sink;
-};
-
-/* Eight independent sums: arrays of them would live in memory. */
-static void *read_share(void *argument)
-{
-    struct share *s = argument;
-    const uint64_t *v = (const uint64_t *)(const void *)s->from, *end = v + s->bytes / 8;
-    uint64_t a = 0, b = 0, c = 0, d = 0, e = 0, f = 0, g = 0, h = 0;
-
-    pthread_barrier_wait(s->start);
-    for (; v < end; v += 8) {
-        a += v[0];
-        b += v[1];
-        c += v[2];
-        d += v[3];
-        e += v[4];
-        f += v[5];
-        g += v[6];
-        h += v[7];
-    }
-    s->sink = (float)(a + b + c + d + e + f + g + h);
-    return NULL;
-}
-
-#if defined __x86_64__
-#include <immintrin.h>
-#define FMA_LOOPS 60000000u /* multiply-adds of a thread */
-#define TWELVE(M) M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11)
-
-/* x += x * x in twelve registers, kept apart by assembly that the compiler cannot see through. */
-__attribute__((target("avx2,fma"))) static void *fma_avx2(void *argument)
-{
-    struct share *s = argument;
-#define DECLARE(n) __m256 x##n = _mm256_set1_ps(1e-9f * (n));
-#define STEP(n) __asm__ volatile("vfmadd231ps %0, %0, %0" : "+x"(x##n));
-#define SUM(n) s->sink += _mm256_cvtss_f32(x##n);
-    TWELVE(DECLARE)
-
-    pthread_barrier_wait(s->start);
-    for (uint32_t i = 0; i < FMA_LOOPS / 12; i++) {
-        TWELVE(STEP)
-    }
-    TWELVE(SUM)
-    return NULL;
-#undef DECLARE
-}
-
-__attribute__((target("avx512f"))) static void *fma_avx512(void *argument)
-{
-    struct share *s = argument;
-#define DECLARE(n) __m512 x##n = _mm512_set1_ps(1e-9f * (n));
-#undef STEP
-#define STEP(n) __asm__ volatile("vfmadd231ps %0, %0, %0" : "+v"(x##n));
-#undef SUM
-#define SUM(n) s->sink += _mm512_cvtss_f32(x##n);
-    TWELVE(DECLARE)
-
-    pthread_barrier_wait(s->start);
-    for (uint32_t i = 0; i < FMA_LOOPS / 12; i++) {
-        TWELVE(STEP)
-    }
-    TWELVE(SUM)
-    return NULL;
-}
-#endif
-
-/* Best time of fn on all threads at once. */
-static double timed_threads(struct bench *b, void *(*fn)(void *))
-{
-    unsigned n = b->k->threads;
-    struct share *share = calloc(n, sizeof *share);
-    double best = 1e30;
-
-    if (!share)
-        return best;
-    for (int repeat = 0; repeat < REPEATS; repeat++) {
-        pthread_barrier_t start;
-        double from;
-
-        pthread_barrier_init(&start, NULL, n + 1);
-        for (unsigned i = 0; i < n; i++) {
-            share[i].from = b->cold + COLD_BYTES / n / 64 * 64 * i;
-            share[i].bytes = COLD_BYTES / n / 64 * 64;
-            share[i].start = &start;
-            if (pthread_create(&share[i].id, NULL, fn, &share[i])) {
-                fprintf(stderr, "bench_kernels: cannot start a thread\n");
-                exit(1);
-            }
-        }
-        pthread_barrier_wait(&start);
-        from = now();
-        for (unsigned i = 0; i < n; i++)
-            pthread_join(share[i].id, NULL);
-        from = now() - from;
-        best = from < best ? from : best;
-        pthread_barrier_destroy(&start);
-    }
-    free(share);
-    return best;
-}
-
 static void measure_ceilings(struct bench *b)
 {
-    b->top.read = (double)COLD_BYTES / timed_threads(b, read_share) * 1e-9;
-    b->top.flops = 0.0;
-#if defined __x86_64__
-    if (strcmp(b->k->isa, "avx512") == 0)
-        b->top.flops = 2.0 * 16 * FMA_LOOPS * b->k->threads / timed_threads(b, fma_avx512) * 1e-9;
-    else if (strcmp(b->k->isa, "avx2") == 0)
-        b->top.flops = 2.0 * 8 * FMA_LOOPS * b->k->threads / timed_threads(b, fma_avx2) * 1e-9;
-#endif
+    b->top.read = ceiling_read(b->cold, COLD_BYTES, b->k->threads, CEILING_RUNS, the_clock);
+    b->top.flops = ceiling_flops(b->k->isa, b->k->threads, CEILING_RUNS, the_clock);
     printf("%s %s, %u threads: reads %.1f GB/s", b->k->isa,
            b->k->numerics == NUMERICS_FAST ? "fast" : "exact", b->k->threads, b->top.read);
     if (b->top.flops > 0.0)
