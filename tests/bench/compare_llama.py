@@ -21,6 +21,7 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
 import harness  # noqa: E402
+import serve  # noqa: E402
 
 OUT = os.path.join(harness.BUILD, "bench")
 VENV = os.path.join(OUT, "venv")
@@ -38,7 +39,7 @@ BATCH = {"prompt": 64, "tokens": 64, "concurrency": 32}
 PREFILL = {"prompt": 450, "tokens": 1, "concurrency": 1}
 WORKLOADS = {"decode": DECODE, "batch": BATCH, "prefill": PREFILL}
 PREFILL_REQUESTS = 4
-CHOOSE_TOKENS = 16
+LIMIT, LIMIT_CHOOSING = 5, 0.25  # seconds that a decode of llama.cpp may take
 ROWS = [("decode at concurrency 1, tokens/s", "decode"), ("decode at concurrency 32, tokens/s", "batch_decode"),
         ("whole requests at concurrency 32, tokens/s", "batch"), ("prefill of 450 tokens, tokens/s", "prefill")]
 
@@ -95,9 +96,9 @@ class Llama:
         self.process.stdin.close()
         self.process.wait()
 
-    def run(self, name, prompts, tokens=None, flags=None):
+    def run(self, name, prompts, limit=LIMIT, flags=None):
         work = WORKLOADS[name]
-        return self.ask(op="measure", prompts=prompts[:work["concurrency"]], tokens=tokens or work["tokens"],
+        return self.ask(op="measure", prompts=prompts[:work["concurrency"]], tokens=work["tokens"], limit=limit,
                         **(flags or self.flags[name]))
 
     def choose(self, prompts):
@@ -106,9 +107,8 @@ class Llama:
             times = {}
             for _ in range(3):
                 for flags in ((flash, unified) for flash in (True, False) for unified in (True, False)):
-                    result = self.run(name, prompts[name], min(WORKLOADS[name]["tokens"], CHOOSE_TOKENS),
-                                      dict(zip(("flash", "unified"), flags)))
-                    times.setdefault(flags, []).append(result["prefill"] + result["decode"])
+                    result = self.run(name, prompts[name], LIMIT_CHOOSING, dict(zip(("flash", "unified"), flags)))
+                    times.setdefault(flags, []).append(result["prefill" if name == "prefill" else "step"])
             self.flags[name] = dict(zip(("flash", "unified"), min(times, key=lambda flags: min(times[flags]))))
 
     def measure(self, prompts):
@@ -117,10 +117,9 @@ class Llama:
         many, tokens = BATCH["concurrency"], BATCH["tokens"]
         prefill = statistics.median(self.run("prefill", [prompt])["prefill"]
                                     for prompt in prompts["prefill"][:PREFILL_REQUESTS])
-        return {"decode": (DECODE["tokens"] - 1) / decode["decode"],
-                "decode_inside": (DECODE["tokens"] - 1) / decode["decode_inside"],
-                "batch_decode": many * (tokens - 1) / batch["decode"],
-                "batch": many * tokens / (batch["prefill"] + batch["decode"]),
+        return {"decode": 1 / decode["step"], "decode_inside": 1 / decode["step_inside"],
+                "batch_decode": many / batch["step"], "batch_inside": many / batch["step_inside"],
+                "batch": many * tokens / (batch["prefill"] + (tokens - 1) * batch["step"]),
                 "prefill": PREFILL["prompt"] / prefill}
 
 
@@ -181,7 +180,7 @@ def agreement(llama, prompts, tokens=16):
         for prompt in prompts:
             reply = daemon.complete(prompt, max_tokens=tokens, ignore_eos=True, return_token_ids=True)
             ours = reply["choices"][0]["token_ids"]
-            how = {"prompts": [prompt], "tokens": tokens, **llama.flags["decode"]}
+            how = {"prompts": [prompt], "tokens": tokens, "threads": 1, "limit": 60, **llama.flags["decode"]}
             theirs = llama.ask(op="measure", **how)["answers"][0]
             same = next((at for at in range(tokens) if ours[at] != theirs[at]), tokens)
             prefix, firsts, total = prefix + same, firsts + (same > 0), total + tokens
@@ -209,15 +208,16 @@ def compare(options):
     prompts = same_prompts()
     llama = Llama(options.threads)
     try:
-        result = {"system": llama.ask(op="about")["system"], "llama": LLAMA, "cmake": CMAKE_ARGS,
-                  "threads": options.threads, "agreement": agreement(llama, prompts["decode"])}
+        result = {"command": " ".join(["tests/bench/compare_llama.py", *sys.argv[1:]]), "load": serve.busy(),
+                  "machine": serve.machine(), "threads": options.threads, "llama": LLAMA, "cmake": CMAKE_ARGS,
+                  "system": llama.ask(op="about")["system"], "agreement": agreement(llama, prompts["decode"])}
         found = result["agreement"]
         if found["first_tokens_equal"] < found["prompts"] or found["equal_teacher_forced"] < 0.95 * found["tokens"]:
             raise SystemExit(f"the conversion is wrong: {found}")
         llama.choose(prompts)
         result["llama_flags"] = llama.flags
         shapes = [("llama.cpp", None)] + [(f"{numerics}, {ranks} x {options.threads // ranks}", (numerics, ranks))
-                                          for numerics in ("fast", "exact") for ranks in (1, options.threads)]
+                                          for numerics in ("fast", "exact") for ranks in sorted({1, options.threads})]
         result["rounds"] = {name: [] for name, _ in shapes}
         for number in range(options.rounds):
             for name, shape in shapes[number % len(shapes):] + shapes[:number % len(shapes)]:
@@ -237,9 +237,11 @@ def text(result):
     chosen = "; ".join(f"{name}: flash attention {'on' if flags['flash'] else 'off'}, "
                        f"{'one cache' if flags['unified'] else 'a cache each'}"
                        for name, flags in result["llama_flags"].items())
-    return f"""Made by `tests/bench/compare_llama.py --rounds {len(result['rounds']['llama.cpp'])}`, \
-{result['threads']} threads each.
-Columns of moetuner: numerics, ranks x threads; through HTTP. Ratio: to llama.cpp, which runs without HTTP.
+    return f"""Made by `{result['command']}` at {result['machine']['commit']} on {result['machine']['cores']} cores of \
+{result['machine']['cpu']}.
+{result['load']} A busy machine hurts llama.cpp more: its threads spin for each other.
+{result['threads']} thread{'s' if result['threads'] > 1 else ''} each. Columns of moetuner: numerics, ranks x threads; \
+through HTTP. Ratio: to llama.cpp, without HTTP.
 
 {table(result)}
 

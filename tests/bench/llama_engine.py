@@ -181,13 +181,14 @@ class Engine:
             firsts.extend(self.run(*zip(*rows[at:at + self.capacity])))
         return firsts
 
-    def decode(self, prompts, firsts, steps):
-        """steps more tokens of each sequence; [steps][sequence]"""
+    def decode(self, prompts, firsts, steps, limit):
+        """Up to `steps` more tokens of each sequence, as many as begin within `limit` seconds; [step][sequence]"""
         n = len(prompts)
+        end = time.perf_counter() + limit
         answers = []
         last = self.run(firsts, [len(prompt) for prompt in prompts], range(n), [1] * n)
         answers.append(last.tolist())
-        for _ in range(steps - 1):
+        while len(answers) < steps and time.perf_counter() < end:
             self.token[:n] = last
             self.pos[:n] += 1
             last = self.again(n)
@@ -195,17 +196,21 @@ class Engine:
         return answers
 
 
-def measure(engine, prompts, tokens):
-    """Seconds of prefill and decode for all prompts at once; `tokens` tokens each, the first by the prefill."""
+def measure(engine, prompts, tokens, limit):
+    """Seconds of prefill and of a decode step for all prompts at once; `tokens` tokens each, the first by the prefill.
+    A decode that takes longer than `limit` is cut short: on a busy machine steps can take a hundred times as long,
+    since threads spin for one that does not run."""
     engine.clear()
     engine.inside = 0.0
     began = time.perf_counter()
     firsts = engine.prefill(prompts)
     middle = time.perf_counter()
     middle_inside = engine.inside
-    answers = engine.decode(prompts, firsts, tokens - 1) if tokens > 1 else []
+    answers = engine.decode(prompts, firsts, tokens - 1, limit) if tokens > 1 else []
     end = time.perf_counter()
-    return {"prefill": middle - began, "decode": end - middle, "decode_inside": engine.inside - middle_inside,
+    steps = max(len(answers), 1)
+    return {"prefill": middle - began, "step": (end - middle) / steps,
+            "step_inside": (engine.inside - middle_inside) / steps,
             "answers": [[int(firsts[i])] + [step[i] for step in answers] for i in range(len(prompts))]}
 
 
@@ -234,13 +239,14 @@ class Server:
         if ask["op"] == "about":
             return {"system": self.lib.llama_print_system_info().decode().strip()}
         prompts = ask["prompts"]
-        engine = Engine(self.model, self.threads, len(prompts), max(map(len, prompts)) + ask["tokens"] + 1,
-                        ask["flash"], ask["unified"])
+        length = max(map(len, prompts)) + ask["tokens"] + 1
+        engine = Engine(self.model, ask.get("threads", self.threads), len(prompts), length, ask["flash"],
+                        ask["unified"])
         try:
             if ask["op"] == "teacher":
                 return {"equal": teacher_forced(engine, prompts[0], ask["answer"])}
-            measure(engine, prompts, min(ask["tokens"], 3))  # warms up
-            return measure(engine, prompts, ask["tokens"])
+            measure(engine, prompts, min(ask["tokens"], 3), 1)  # warms up: pages, threads, caches
+            return measure(engine, prompts, ask["tokens"], ask["limit"])
         finally:
             engine.close()
 

@@ -103,6 +103,7 @@ def median_of(reports):
 
 
 def measure(options):
+    load = busy()
     parts = model_parts(harness.MODEL)
     ceilings = run([os.path.join(harness.BUILD, "tests", "bench", "bench_ceiling"), str(model_bytes(parts))])
     reports = {title(job): [] for job in JOBS}
@@ -121,7 +122,14 @@ def measure(options):
             step = report["between_tokens_ms"]["p50"]
             rows.append({"job": title(job), "concurrency": many, **least, "reached": least["floor_ms"] / step,
                          "report": report})
-    return {"machine": machine(), "ceilings": ceilings, "rows": rows}
+    return {"machine": machine(), "load": load, "ceilings": ceilings, "rows": rows}
+
+
+def busy():
+    """How busy the machine is before anything is measured."""
+    load = os.getloadavg()[0]
+    warning = "; the machine was busy, so these figures say little" if load > 0.25 * os.cpu_count() else ""
+    return f"Load average when it began: {load:.1f}{warning}."
 
 
 def machine():
@@ -129,8 +137,7 @@ def machine():
         names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
     commit = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], stdout=subprocess.PIPE,
                             stderr=subprocess.DEVNULL, check=False, text=True).stdout.strip()
-    return {"cpu": names[0] if names else "unknown", "cores": os.cpu_count(), "commit": commit or "unknown",
-            "load_before": os.getloadavg()[0]}
+    return {"cpu": names[0] if names else "unknown", "cores": os.cpu_count(), "commit": commit or "unknown"}
 
 
 # --- reports ---------------------------------------------------------------------------------------------------------
@@ -139,16 +146,16 @@ def machine():
 def table(result, command):
     lines = [
         f"Made by `{command}` at {result['machine']['commit']} on {result['machine']['cores']} cores of "
-        f"{result['machine']['cpu']}, load average {result['machine']['load_before']:.1f} when it began.", "",
+        f"{result['machine']['cpu']}.", result["load"], "",
         "| ceilings, measured in this run | 1 thread | 2 threads |", "|-|-:|-:|"]
     one, two = result["ceilings"]["ceilings"]
     for name, key, unit in (("reading memory", "memory_gbs", "GB/s"),
                             ("reading a block as large as the model's weights", "model_gbs", "GB/s"),
                             (f"multiply-adds, {result['ceilings']['isa']}", "gflops", "GFLOP/s")):
         lines.append(f"| {name} | {one[key]:.1f} {unit} | {two[key]:.1f} {unit} |")
-    lines += ["", "Jobs: numerics, ranks x threads. Floor: of a decode step, what two threads need to read each weight "
-              "that the step touches and", "the keys and values once, at the speed of a block as large as the model, or "
-              "for its multiply-adds. Reached: floor / p50.", "",
+    lines += ["", "Jobs: numerics, ranks x threads. Floor: of a decode step, what two threads need to read each weight",
+              "that the step touches and the keys and values once, at the speed of a block as large as the model, or",
+              "for its multiply-adds. Reached: floor / p50. Tool: what `moetuner bench` took of the same cores.", "",
               "| job | in flight | output tokens/s | first token p50, ms | between tokens p50 | p99, ms | MB a step | "
               "floor, ms | by | reached | tool, cores |", "|-|" + "-:|" * 7 + "-|-:|-:|"]
     for row in result["rows"]:
