@@ -31,14 +31,14 @@ LIBS_worker    := worker kernels api
 LIBS_daemon    := daemon placement api
 LIBS_cli       := cli daemon placement api
 LIBS_all       := cli daemon placement worker kernels api
-LIBS_fuzz      := daemon placement worker api
+LIBS_fuzz      := cli daemon placement worker api
 
 EXT_api        := -ljansson
 EXT_placement  := -ljansson
 EXT_kernels    :=
 EXT_worker     := -ljansson $(MPI_LIBS)
 EXT_daemon     := -lmicrohttpd -ljansson -lpcre2-8 -lutf8proc -lxxhash
-EXT_cli        := $(EXT_daemon)
+EXT_cli        := $(EXT_daemon) -lcurl
 EXT_all        := -Wl,--as-needed $(EXT_daemon) $(MPI_LIBS) -lcurl
 
 DIRS := api placement kernels worker daemon cli
@@ -147,7 +147,7 @@ $(B)/obj/%.o: %.c $(B)/flags | detect
 # --- tests -------------------------------------------------------------------------------------------
 # tests/unit/<dir>/test_<x>.c links that directory's library and what it may include, nothing else.
 # tests/unit/<dir>/<other>.c is shared by the tests of that directory (a fake, an oracle).
-# tests/{fake,property,mpi,e2e,bench}/<x>.c is a program $(B)/tests/<dir>/<x> that may use all.
+# tests/{fake,property,mpi,e2e}/<x>.c and tests/bench/bench_<x>.c are programs $(B)/tests/<dir>/<x> that may use all.
 UNIT_BIN := $(patsubst tests/unit/%.c,$(B)/unit/%,$(wildcard tests/unit/*/test_*.c))
 TEST_BIN := $(patsubst %.c,$(B)/%,$(wildcard $(patsubst %,tests/%/*.c,fake property mpi e2e)))
 BENCH    := $(patsubst %.c,$(B)/%,$(wildcard tests/bench/bench_*.c))
@@ -155,7 +155,8 @@ FUZZ     := $(patsubst tests/fuzz/%.c,$(B)/%,$(wildcard tests/fuzz/fuzz_*.c))
 
 tests: $(UNIT_BIN) $(TEST_BIN)
 
-bench: $(BENCH) programs ## builds the programs of tests/bench
+bench: $(BENCH) programs ## speed of the server on models/tiny beside the machine's ceilings: a table and a plot in build/bench
+	@B=$(B) tests/bench/serve.py $(ARGS)
 
 define UNIT_RULE
 $(B)/unit/$(1)/%: $(B)/obj/tests/unit/$(1)/%.o $(call objs,$(filter-out tests/unit/$(1)/test_%.c,$(wildcard tests/unit/$(1)/*.c))) $(call libs_of,$(1)) $(B)/sources-$(1)
@@ -164,7 +165,7 @@ $(B)/unit/$(1)/%: $(B)/obj/tests/unit/$(1)/%.o $(call objs,$(filter-out tests/un
 endef
 $(foreach d,$(DIRS),$(eval $(call UNIT_RULE,$(d))))
 
-$(BENCH): $(call objs,$(filter-out tests/bench/bench_%.c,$(wildcard tests/bench/*.c)))
+$(BENCH): $(call objs,tests/bench/ceiling.c)
 
 $(TEST_BIN) $(BENCH): $(B)/%: $(B)/obj/%.o $(call libs_of,all) $(NODLCLOSE)
 	$(call say,LD,$@)

@@ -15,7 +15,7 @@ libjansson-dev|JSON
 libpcre2-dev|split patterns of tokenizers
 libutf8proc-dev|Unicode normal forms of tokenizers
 libxxhash-dev|checksums of experts, keys of prefixes
-libcurl4-openssl-dev|HTTP client of the tests
+libcurl4-openssl-dev|HTTP client of moetuner bench and the tests
 libcmocka-dev|unit tests
 python3|end-to-end tests
 curl|the example that make run prints'

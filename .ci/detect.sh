@@ -51,7 +51,7 @@ found() {
     library PCRE2 libpcre2-8 'tokenizer'
     library utf8proc libutf8proc 'tokenizer'
     library xxhash libxxhash 'checksums'
-    library libcurl libcurl 'HTTP client of the tests'
+    library libcurl libcurl 'HTTP client of moetuner bench and the tests'
     library cmocka cmocka 'unit tests'
     cpu
     program clang clang 'no `make fuzz`, `make lint`: apt-get install clang clang-format clang-tidy libclang-rt-dev'

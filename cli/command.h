@@ -10,6 +10,7 @@ struct command {
     const char *help; /* one line */
 };
 
+int command_bench(int argc, char **argv, int stop_fd);
 int command_eval(int argc, char **argv, int stop_fd);
 
 #endif

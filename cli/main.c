@@ -8,6 +8,7 @@
 #include "cli/command.h"
 
 static const struct command COMMANDS[] = {
+    {"bench", command_bench, "loads a running server, and measures throughput and latencies"},
     {"eval", command_eval, "compares a model's answers with golden ones, on a job of its own"},
 };
 

@@ -4,17 +4,23 @@
  * caches) and multiply-adds out of registers, with all threads. Then matmul, experts and attention
  * at the shapes of OLMoE-1B-7B and of the bundled model. Weights rotate over more memory than the
  * caches hold, as in a forward pass. Each line is the best of several runs.
- * make bench builds and runs it; by hand: link with libkernels.a and libapi.a. */
+ * `make build/tests/bench/bench_kernels` builds it. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "kernels/kernels.h"
-#include "tests/bench/ceilings.h"
+#include "tests/bench/ceiling.h"
 
 #define COLD_BYTES ((size_t)1 << 30) /* a layer of OLMoE is 805 MB */
 #define REPEATS 12
+#define CEILING_RUNS 64
+
+struct ceilings {
+    double read;  /* GB/s */
+    double flops; /* GFLOP/s */
+};
 
 struct bench {
     struct kernels *k;
@@ -36,7 +42,8 @@ static double now(void)
 
 static void measure_ceilings(struct bench *b)
 {
-    b->top = ceilings_measure(b->k->isa, b->k->threads, b->cold, COLD_BYTES, the_clock);
+    b->top.read = ceiling_read(b->cold, COLD_BYTES, b->k->threads, CEILING_RUNS, the_clock);
+    b->top.flops = ceiling_flops(b->k->isa, b->k->threads, CEILING_RUNS, the_clock);
     printf("%s %s, %u threads: reads %.1f GB/s", b->k->isa,
            b->k->numerics == NUMERICS_FAST ? "fast" : "exact", b->k->threads, b->top.read);
     if (b->top.flops > 0.0)

@@ -14,10 +14,11 @@
 
 #include "api/option.h"
 #include "cli/drive.h"
-#include "tests/bench/ceilings.h"
+#include "tests/bench/ceiling.h"
 #include "worker/model.h"
 
 #define COLD_BYTES ((size_t)1 << 30)
+#define CEILING_RUNS 64
 #define WARM_STEPS 8
 
 struct config {
@@ -55,6 +56,11 @@ struct times {
     uint32_t n;
     double *wall, *step, *gap; /* [steps] us; step and gap of the slowest rank */
     double *busy, *wait;       /* [ranks] us, sums */
+};
+
+struct ceilings {
+    double read;  /* GB/s */
+    double flops; /* GFLOP/s */
 };
 
 struct bench {
@@ -243,12 +249,13 @@ static int measure_top(struct bench *b, struct mt_err *reterr)
 {
     unsigned threads = (unsigned)(b->c.ranks * b->c.threads);
     const char *isa = b->c.isa ? b->c.isa : kernels_isas()[0];
-    char *cold = malloc(COLD_BYTES);
+    char *cold = aligned_alloc(64, COLD_BYTES);
 
     if (!cold)
         return mt_error(reterr, MT_ENOMEM, "no memory to measure");
     memset(cold, 1, COLD_BYTES);
-    b->top = ceilings_measure(isa, threads, cold, COLD_BYTES, CLOCK_MONOTONIC);
+    b->top.read = ceiling_read(cold, COLD_BYTES, threads, CEILING_RUNS, CLOCK_MONOTONIC);
+    b->top.flops = ceiling_flops(isa, threads, CEILING_RUNS, CLOCK_MONOTONIC);
     free(cold);
     printf("%s %s, %d ranks x %d threads: reads %.1f GB/s, multiply-adds %.0f GFLOP/s\n", isa,
            numerics_names[b->c.numerics], (int)b->c.ranks, (int)b->c.threads, b->top.read,
