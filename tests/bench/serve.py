@@ -200,7 +200,7 @@ def main():
         with open(os.path.join(OUT, name), "w", encoding="utf-8") as file:
             file.write(text)
     print(table(result, command))
-    print(f"also in {OUT}: serve.json, serve.md, serve.svg")
+    print(f"also in {os.path.relpath(OUT)}: serve.json, serve.md, serve.svg")
 
 
 if __name__ == "__main__":
