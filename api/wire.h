@@ -5,15 +5,18 @@
  * outside the body, and bounds each allocation by the caps below.
  *
  * Order of a job's life:
- *   rank -> daemon  HELLO      each rank dials, proves the token, and tells the model's facts
- *   daemon -> rank0 MAP        the placement map in force (rank 0 broadcasts it)
- *   rank -> daemon  READY      weights loaded, KV pool sized
- *   daemon -> rank0 STEP       one forward pass of all ranks; at most WIRE_MAX_AHEAD unanswered
- *   daemon -> rank  WAKE       a hint to idle ranks that a step follows; losing one costs latency,
- * never correctness rank0 -> daemon RESULT     one for each STEP, in order rank -> daemon HEARTBEAT
- * every WIRE_HEARTBEAT_MS, from a thread of its own, also while the rank is stuck in MPI rank ->
- * daemon  LOG, FAIL  FAIL is a rank's last word daemon -> rank0 SHUTDOWN A frame whose incarnation
- * is not the receiver's is dropped. */
+ *
+ *   rank   -> daemon  HELLO      each rank dials, proves the token, tells the model's facts
+ *   daemon -> rank 0  MAP        the placement map in force (rank 0 broadcasts it)
+ *   rank   -> daemon  READY      weights loaded, KV pool sized
+ *   daemon -> rank 0  STEP       one forward pass; at most WIRE_MAX_AHEAD unanswered
+ *   daemon -> rank    WAKE       a step follows; losing this hint costs latency, nothing else
+ *   rank 0 -> daemon  RESULT     one for each STEP, in order
+ *   rank   -> daemon  HEARTBEAT  every WIRE_HEARTBEAT_MS, also while the rank is stuck in MPI
+ *   rank   -> daemon  LOG, FAIL  FAIL is a rank's last word
+ *   daemon -> rank 0  SHUTDOWN
+ *
+ * A frame whose incarnation is not the receiver's is dropped. */
 #ifndef MT_API_WIRE_H
 #define MT_API_WIRE_H
 

@@ -272,6 +272,7 @@ int batcher_add(struct batcher *b, const struct batcher_spec *spec, const struct
 {
     uint64_t tokens = (uint64_t)spec->n_prompt + spec->new_tokens;
     struct sequence *s;
+    int rc;
 
     if (!spec->n_prompt || tokens > largest_pool(&b->shape))
         return mt_error(reterr, MT_EINVAL,
@@ -282,8 +283,9 @@ int batcher_add(struct batcher *b, const struct batcher_spec *spec, const struct
         return mt_error(reterr, MT_EINVAL,
                         "a sequence without new tokens or prompt logprobs has "
                         "nothing to run");
-    if (!b->n_free_ids && ids_grow(b))
-        return mt_error(reterr, MT_ELIMIT, "no id for one more sequence than %" PRIu32, b->cap_ids);
+    rc = b->n_free_ids ? 0 : ids_grow(b);
+    if (rc)
+        return mt_error(reterr, rc, "no id for one more sequence than %" PRIu32, b->cap_ids);
     s = sequence_new(spec, sibling, batcher_blocks(b, tokens));
     if (!s)
         return mt_error(reterr, MT_ENOMEM, "no memory for a sequence");

@@ -7,8 +7,8 @@
  * A sequence waits until a rank has a seat and KV blocks for all tokens known so far; waiting ones
  * are seated in order, and none overtakes another. Its home is the rank where the least is to be
  * done: full blocks of a known prefix are found in the pool and not computed again
- * (daemon/kvpool.h), and seats count. All choices of a request that run at the same time share a
- * home.
+ * (daemon/kvpool.h), and seats count. The choices of a request share a home
+ * as far as it has room for them.
  *
  * Blocks are taken as a sequence grows. When a pool has none left, the sequence latest in order
  * gives its blocks back and waits again (preemption); when it is seated next, prompt and emitted

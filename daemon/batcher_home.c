@@ -30,23 +30,25 @@ void home_wait(struct batcher *b, struct sequence *s)
 
 /* --- prefixes --- */
 
-/* The tokens of block i of s, in b->scratch. */
+/* The tokens of block i of s, where they are or, with emitted ones, in b->scratch. */
 static const int32_t *block_content(const struct batcher *b, const struct sequence *s, uint32_t i)
 {
     uint32_t n = b->shape.block_tokens, k;
 
+    if ((i + 1) * n <= s->spec.n_prompt)
+        return s->spec.prompt + (size_t)i * n;
     for (k = 0; k < n; k++)
         b->scratch[k] = sequence_token(s, i * n + k);
     return b->scratch;
 }
 
 /* Blocks of s that may be taken from the pool: not the one with the last known token, which has to
- * be fed for the next to be sampled, and none where the prompt's logprobs are wanted. */
+ * be fed for the next to be sampled, nor those whose tokens' logprobs have still to be told. */
 static uint32_t cacheable(const struct batcher *b, const struct sequence *s)
 {
-    if (s->spec.prompt_logprobs && s->told < s->spec.n_prompt)
-        return 0;
-    return (sequence_known(s) - 1) / b->shape.block_tokens;
+    bool telling = s->spec.prompt_logprobs && s->told < s->spec.n_prompt;
+
+    return (telling ? s->told - 1 : sequence_known(s) - 1) / b->shape.block_tokens;
 }
 
 /* How many of them the pool has; of those, *ret_held are held by others already. */
@@ -76,7 +78,6 @@ void home_begin(struct batcher *b, struct sequence *s)
     struct batcher_home *h = &b->homes[s->home];
     uint32_t most = cacheable(b, s), need = batcher_blocks(b, sequence_known(s)), block;
 
-    s->begun = true;
     while (s->n_blocks < most &&
            kvpool_find(&h->pool, s->serial, block_content(b, s, s->n_blocks), &block)) {
         kvpool_hold(&h->pool, block);
@@ -120,12 +121,15 @@ static bool home_offers(const struct batcher *b, struct batcher_home *h, const s
                         struct offer *ret)
 {
     uint32_t need = batcher_blocks(b, (uint64_t)sequence_known(s) + 1), held, cached;
-    uint64_t all = (uint64_t)s->spec.n_prompt + s->spec.new_tokens;
+    uint64_t all = (uint64_t)s->spec.n_prompt + s->spec.new_tokens, spoken_for;
 
     if (h->seats >= h->max_seqs || batcher_blocks(b, all) > h->pool.n_blocks)
         return false;
+    spoken_for = h->seats ? (uint64_t)h->promised + h->seats : 0;
+    if (spoken_for && spoken_for >= kvpool_available(&h->pool))
+        return false; /* whatever the pool has of its prefix */
     cached = cached_blocks(b, &h->pool, s, &held);
-    if (h->seats && (uint64_t)(need - held) + h->promised + h->seats > kvpool_available(&h->pool))
+    if (spoken_for && need - held + spoken_for > kvpool_available(&h->pool))
         return false;
     *ret = (struct offer){
         .home = h,
@@ -136,18 +140,18 @@ static bool home_offers(const struct batcher *b, struct batcher_home *h, const s
     return true;
 }
 
-/* The home with the least to do. */
+/* Where other choices of its request sit, if there is room: they share the prompt. Else the home
+ * with the least to do. */
 static struct offer best_offer(const struct batcher *b, const struct sequence *s)
 {
     struct offer best = {0}, offer;
     uint32_t r;
 
-    for (r = 0; r < b->shape.ranks; r++) {
-        if (s->group && s->group->seats && s->group->home != r)
-            continue;
+    if (s->group && s->group->seats && home_offers(b, &b->homes[s->group->home], s, &best))
+        return best;
+    for (r = 0; r < b->shape.ranks; r++)
         if (home_offers(b, &b->homes[r], s, &offer) && (!best.home || offer.cost < best.cost))
             best = offer;
-    }
     return best;
 }
 
@@ -177,9 +181,6 @@ void home_seat(struct batcher *b)
         b->n_waiting--;
         s->state = SEQ_PREFILL;
         s->home = s->group->home = s->spec.sampling.home = (uint32_t)(h - b->homes);
-        s->fed = s->n_blocks = s->n_published = 0;
-        s->serial = 0;
-        s->begun = false;
         s->group->seats++;
         h->seats++;
         set_promised(h, s, offer.blocks);
@@ -200,6 +201,8 @@ void home_unseat(struct batcher *b, struct sequence *s)
     /* The last block first: a prefix is of use without what follows it, not the other way round. */
     while (s->n_blocks)
         kvpool_release(&h->pool, s->blocks[--s->n_blocks]);
+    s->fed = s->n_published = 0;
+    s->serial = 0;
     if (s->admitted)
         b->frees[b->n_frees++] = s->id;
     s->admitted = false;

@@ -14,16 +14,17 @@
  *      |                   |                                 |
  *      +------ ended ------+---------------------------------+--> ENDED --all answered--> gone
  *
- * WAITING has neither blocks nor a seat; PREFILL and DECODE have both; ENDED has only its id. */
+ * WAITING has neither blocks nor a seat; PREFILL and DECODE have both; ENDED keeps its id
+ * until all its runs are answered. */
 enum sequence_state { SEQ_WAITING, SEQ_PREFILL, SEQ_DECODE, SEQ_ENDED };
 
 TAILQ_HEAD(sequence_list, sequence);
 
 /* What the choices of a request share. */
 struct sequence_group {
-    uint32_t members; /* that have not ended */
+    uint32_t members; /* sequences that refer to it */
     uint32_t seats;
-    uint32_t home; /* while one is seated */
+    uint32_t home; /* where one was seated last */
 };
 
 struct sequence {
@@ -50,7 +51,6 @@ struct sequence {
     uint32_t promised;    /* blocks that its prefill has still to take */
     uint32_t n_published; /* of its blocks, whose content the pool knows */
     uint64_t serial;      /* of the last of those */
-    bool begun;           /* has looked for its prefix */
 
     bool cached_known; /* since it first ran */
     uint32_t cached_tokens;
@@ -122,7 +122,7 @@ void home_wait(struct batcher *b, struct sequence *s); /* puts s into the waitin
 void home_seat(struct batcher *b); /* seats those that wait, in order, as far as there is room */
 /* Takes the seat and the blocks; the caller sets the state. The home will be told. */
 void home_unseat(struct batcher *b, struct sequence *s);
-/* Before the first run of a seated sequence: what of its tokens the pool has already. */
+/* Before a seated sequence is admitted at its home: what of its tokens the pool has already. */
 void home_begin(struct batcher *b, struct sequence *s);
 /* Gives s blocks for its first n positions, as far as there are any, also from later sequences,
  * which it preempts unless they are in the step being built. */

@@ -40,7 +40,7 @@ static uint32_t chunk_tokens(struct batcher *b, struct sequence *s, uint32_t bud
     uint32_t known = sequence_known(s), n = s->fed < known ? known - s->fed : 1, room;
 
     n = n < budget ? n : budget;
-    if (s->spec.prompt_logprobs && s->fed + 1 < s->told && n > s->told - 1 - s->fed)
+    if (s->told < s->spec.n_prompt && s->fed + 1 < s->told && n > s->told - 1 - s->fed)
         n = s->told - 1 - s->fed;
     home_grow(b, s, s->fed + n);
     room = s->n_blocks * b->shape.block_tokens - s->fed;
@@ -78,7 +78,7 @@ static void plan_run(struct batcher *b, struct sequence *s, uint32_t n, struct w
     expect->answered = !expect->sample && !expect->n_prompt;
 }
 
-/* Puts one run of s into the step and moves s forward; no block for it: neither. */
+/* Puts one run of s into the step and moves s forward; no block for it, or no room: neither. */
 static int run_sequence(struct batcher *b, struct sequence *s, uint32_t *budget,
                         struct wire_step *step)
 {
@@ -88,7 +88,10 @@ static int run_sequence(struct batcher *b, struct sequence *s, uint32_t *budget,
     struct wire_run run;
     int rc = 0;
 
-    if (!s->begun)
+    if (step->n_blocks + batcher_blocks(b, s->spec.n_prompt + s->spec.new_tokens) >
+        WIRE_MAX_STEP_BLOCKS)
+        return 0; /* its table might not fit this frame */
+    if (!s->admitted)
         home_begin(b, s);
     n = chunk_tokens(b, s, *budget);
     if (!n)
@@ -295,7 +298,6 @@ static int take_sample(struct batcher *b, const struct flight_run *run,
         e.prompt_at = run->prompt_at;
         e.n_prompt = run->n_prompt;
         e.prompt = entries;
-        s->told = run->prompt_at + run->n_prompt;
     }
     if (run->sample) {
         s->sampling--;
@@ -306,6 +308,8 @@ static int take_sample(struct batcher *b, const struct flight_run *run,
         if (s->spec.n_logprobs >= 0)
             e.logprob = entries + (size_t)run->n_prompt * (1 + (size_t)sample->n_top);
     }
+    if (run->n_prompt)
+        s->told = run->prompt_at + run->n_prompt;
     e.last = s->spec.new_tokens ? s->n_emitted == s->spec.new_tokens : s->told == s->spec.n_prompt;
     if (batcher_seated(s))
         home_publish(b, s);

@@ -122,7 +122,7 @@ static const struct option OPTIONS[] = {
         "Connections at once; further ones wait to be accepted."),
     INT("max-connections-per-client", max_client_connections, "0", 0, 100000, S_HTTP,
         "Connections of one address (of IPv6, of one /64 network); further ones are answered 429. "
-        "0: three quarters of --max-connections, and no limit for this machine's own addresses, "
+        "0: three quarters of --max-connections, and no limit for loopback addresses, "
         "behind which there may be a proxy. Connections of a Unix socket are not counted."),
     SIZE("max-body", max_body, "8MiB", 1024, 1 << 30, S_HTTP,
          "The largest request body; beyond: 413."),

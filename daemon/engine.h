@@ -18,7 +18,7 @@ struct engine_options {
     struct job_options job;
     uint32_t max_queued_requests; /* waiting, not yet running */
     int64_t max_queued_tokens;    /* their prompt tokens */
-    /* Between incarnations: none after one that has answered a step, else a back-off. */
+    /* Between incarnations: nothing at first, then a back-off while they answer no step. */
     int64_t relaunch_min_ms, relaunch_max_ms;
     int64_t recovery_ms; /* a job that is down for longer is given up: requests fail; 0: at once */
     /* A request is given up when so many jobs in a row have died while they worked on it, and it

@@ -51,10 +51,11 @@ struct engine {
     struct ticket_list dirty;
     struct batcher_counts counted; /* as far as metrics know */
     bool answered;                 /* this incarnation has, a step at least */
-    uint64_t down_us;     /* since when the job has not been ready, once it was; 0: it is */
-    uint64_t relaunch_us; /* when to launch next, while there is no job */
-    int64_t backoff_ms;   /* before the launch after that, if the next answers nothing */
-    uint64_t now_us;      /* at the last look at the clock */
+    uint64_t ready_us;             /* since when this incarnation has been; 0: not yet */
+    uint64_t down_us;              /* since the first death after the last READY; 0: none */
+    uint64_t relaunch_us;          /* when to launch next, while there is no job */
+    int64_t backoff_ms;            /* before the launch after that, if the next answers nothing */
+    uint64_t now_us;               /* at the last look at the clock */
 };
 
 static inline uint64_t engine_now_us(void)

@@ -44,13 +44,14 @@ static void set_state(struct engine *e, enum engine_state state, const char *tex
     pthread_mutex_unlock(&e->lock);
 }
 
-/* How long to wait before the next launch. A job that did some work has died of something new; one
- * that did none will probably die again. */
+/* How long to wait before the next launch: not at all at first, then longer each time. A job that
+ * did some work, or could have for long, has died of something new, and the count begins anew. */
 static int64_t next_pause_ms(struct engine *e)
 {
     int64_t wait_ms;
 
-    if (e->answered)
+    if (e->answered ||
+        (e->ready_us && e->now_us - e->ready_us > (uint64_t)e->options.relaunch_max_ms * 1000))
         e->backoff_ms = 0;
     wait_ms = e->backoff_ms;
     e->backoff_ms =
@@ -67,6 +68,7 @@ static void job_gone(struct engine *e, const struct mt_err *why)
     char quoted[MT_ERR_TEXT];
 
     e->ready = e->answered = false;
+    e->ready_us = 0;
     if (!e->down_us)
         e->down_us = e->now_us;
     e->relaunch_us = e->now_us + (uint64_t)wait_ms * 1000;
@@ -163,6 +165,7 @@ static void job_is_ready(struct engine *e)
     }
     down_ms = e->down_us ? (e->now_us - e->down_us) / 1000 : 0;
     e->ready = true;
+    e->ready_us = e->now_us;
     e->lost = false;
     e->down_us = 0;
     engine_resume(e);

@@ -179,7 +179,7 @@ static void end_those(struct engine *e,
     }
 }
 
-static int killed_too_many(struct engine *e, struct ticket *t, struct mt_err *reterr)
+static int count_death(struct engine *e, struct ticket *t, struct mt_err *reterr)
 {
     bool seated = false;
     uint32_t i;
@@ -206,7 +206,7 @@ static int does_not_fit(struct engine *e, struct ticket *t, struct mt_err *reter
 
 void engine_suspend(struct engine *e)
 {
-    end_those(e, killed_too_many);
+    end_those(e, count_death);
     batcher_stop(e->batcher);
 }
 

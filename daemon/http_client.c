@@ -58,8 +58,8 @@ bool http_client_enter(struct conn *conn)
         return true;
     bucket = bucket_of(conn->http, c);
     LIST_FOREACH(other, bucket, same_bucket)
-    if (other->client.length == c->length && !memcmp(other->client.key, c->key, c->length))
-        n++;
+        if (other->client.length == c->length && !memcmp(other->client.key, c->key, c->length))
+            n++;
     if (n >= limit)
         return false;
     LIST_INSERT_HEAD(bucket, conn, same_bucket);

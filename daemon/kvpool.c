@@ -141,9 +141,16 @@ uint64_t kvpool_publish(struct kvpool *p, uint32_t block, uint64_t before, const
     struct kvpool_block *k = &p->block[block];
     uint32_t same, *at;
 
-    if (kvpool_find(p, before, tokens, &same))
+    if (!kvpool_find(p, before, tokens, &same)) {
+        k->serial = ++p->serial;
+    } else if (p->block[same].holders) {
         return p->block[same].serial;
-    k->serial = ++p->serial;
+    } else { /* nobody's: what follows is chained to a block that is in use, and is found longer */
+        k->serial = p->block[same].serial;
+        cache_remove(p, same);
+        unpublish(p, same);
+        p->free[p->n_free++] = same;
+    }
     k->before = before;
     memcpy(block_tokens(p, block), tokens, p->block_tokens * sizeof(*tokens));
     at = bucket_of(p, before, tokens);

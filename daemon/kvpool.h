@@ -47,8 +47,8 @@ void kvpool_release(struct kvpool *p, uint32_t block); /* one less */
 
 /* The published block with these tokens after `before`; false: none. Holds nothing. */
 bool kvpool_find(const struct kvpool *p, uint64_t before, const int32_t *tokens, uint32_t *ret);
-/* A held block is full. Returns the serial of this content: the block's own from now on, or that of
- * the block which has it already, beside which this one stays unpublished. */
+/* A held block is full. Returns the serial of this content. Where another block has it already,
+ * this one takes its place if nobody holds it, else stays unpublished beside it. */
 uint64_t kvpool_publish(struct kvpool *p, uint32_t block, uint64_t before, const int32_t *tokens);
 
 #endif

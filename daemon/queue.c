@@ -11,13 +11,14 @@ void queue_init(struct queue *q, uint32_t max_items, int64_t max_tokens)
 
 uint64_t queue_order(uint64_t now_us, int32_t priority, uint64_t level_us)
 {
+    const uint64_t at = QUEUE_EPOCH + now_us;
     uint64_t levels = (uint64_t)(priority < 0 ? -(int64_t)priority : priority);
     uint64_t moved =
         levels && level_us > UINT64_MAX / 2 / levels ? UINT64_MAX / 2 : levels * level_us;
 
     if (priority < 0)
-        return now_us > moved ? now_us - moved : 0;
-    return now_us < UINT64_MAX - moved ? now_us + moved : UINT64_MAX;
+        return at > moved ? at - moved : 0;
+    return at < UINT64_MAX - moved ? at + moved : UINT64_MAX;
 }
 
 int queue_push(struct queue *q, struct queue_item *item, uint32_t tokens, uint64_t order,

@@ -33,7 +33,8 @@ struct queue {
 
 void queue_init(struct queue *q, uint32_t max_items, int64_t max_tokens);
 /* Arrival at now_us with a priority (lower goes first, 0 is ordinary), each level of which is worth
- * level_us of waiting. */
+ * level_us of waiting. Clocks may start at 0: orders start at QUEUE_EPOCH. */
+#define QUEUE_EPOCH (UINT64_C(1) << 62)
 uint64_t queue_order(uint64_t now_us, int32_t priority, uint64_t level_us);
 /* MT_ELIMIT names the limit and the load. An empty queue takes any item, so that nothing is refused
  * for ever. */

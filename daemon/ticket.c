@@ -258,7 +258,7 @@ void ticket_end(struct ticket *t, enum finish_reason reason, const struct mt_err
     uint32_t i;
 
     pthread_mutex_lock(&r->lock);
-    if (err)
+    if (err && !t->done) /* an answer that is whole stays so, told or not */
         r->err = *err;
     for (i = 0; i < r->params.n; i++)
         if (!t->choices[i].finished)

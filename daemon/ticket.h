@@ -40,7 +40,7 @@ struct ticket {
     uint64_t deadline_us; /* 0: none */
     uint64_t order;       /* among those that wait and run: see queue_order */
     uint64_t started_us;  /* left the queue */
-    uint32_t deaths;      /* of jobs that worked on it since its last token */
+    uint32_t deaths;      /* of jobs that worked on it since it last got something */
     uint32_t n_output;    /* tokens, all choices */
     uint32_t n_finished;
     bool done;

@@ -277,6 +277,31 @@ static void test_prefix(void **state)
     one_done(w);
 }
 
+/* Choices that their home has no seat for go elsewhere, and nobody waits behind them. */
+static void test_more_choices_than_seats(void **state)
+{
+    struct batcher_shape shape = {
+        .ranks = 2, .block_tokens = 4, .max_positions = 64, .rank = {{16, 32, 2}, {16, 32, 2}}};
+    struct world *w = one(&shape, 4, 2);
+    struct load *l = another(w, 1);
+    struct batcher_counts counts;
+
+    (void)state;
+    world_finish(&w->loads[0].flows[0]);
+    l->n_choices = 3;
+    for (uint32_t c = 0; c < 3; c++)
+        l->flows[c] = (struct flow){.world = w, .load = l, .choice = c};
+    world_add(w, l);
+    batcher_count(w->batcher, &counts);
+    assert_int_equal(counts.sequences, 3);
+    assert_int_equal(counts.waiting, 0);
+    assert_true(build(w));
+    assert_int_equal(w->step.admits[0].home, w->step.admits[1].home);
+    assert_true(w->step.admits[0].home != w->step.admits[2].home);
+    assert_true(world_room(w, another(w, 2)));
+    one_done(w);
+}
+
 /* The later of two gives way when the pool is full, and both get their tokens. */
 static void test_preemption(void **state)
 {
@@ -429,7 +454,7 @@ int main(void)
         cmocka_unit_test(test_no_overtaking), cmocka_unit_test(test_check),
         cmocka_unit_test(test_bad_answers),   cmocka_unit_test(test_restart),
         cmocka_unit_test(test_start_refused), cmocka_unit_test(test_prefix),
-        cmocka_unit_test(test_preemption),
+        cmocka_unit_test(test_preemption),    cmocka_unit_test(test_more_choices_than_seats),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -22,7 +22,7 @@ struct content { /* of a block, in the model */
 struct model {
     struct kvpool pool;
     struct content block[BLOCKS];
-    uint64_t clock;
+    uint64_t clock, newest;
 };
 
 static uint32_t model_find(const struct model *m, uint64_t before, const int32_t *tokens)
@@ -78,10 +78,14 @@ static void publish(struct model *m, uint32_t block, uint64_t before, const int3
 
     if (same != KVPOOL_NONE) {
         assert_int_equal(serial, m->block[same].serial);
-        return;
+        if (m->block[same].holders)
+            return;
+        m->block[same].published = false; /* its place is taken */
     }
     for (uint32_t i = 0; i < BLOCKS; i++)
-        assert_true(!m->block[i].published || serial > m->block[i].serial); /* never given twice */
+        assert_true(!m->block[i].published || serial != m->block[i].serial);
+    assert_true(same != KVPOOL_NONE || serial > m->newest); /* never given twice */
+    m->newest = serial > m->newest ? serial : m->newest;
     m->block[block].published = true;
     m->block[block].before = before;
     m->block[block].serial = serial;

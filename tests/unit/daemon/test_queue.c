@@ -82,14 +82,15 @@ static void test_limits_are_named(void **state)
 static void test_priority_is_time(void **state)
 {
     (void)state;
-    assert_int_equal(queue_order(5000, 0, 1000), 5000);
-    assert_int_equal(queue_order(5000, -2, 1000), 3000);
-    assert_int_equal(queue_order(5000, 3, 1000), 8000);
-    assert_int_equal(queue_order(5000, 3, 0), 5000);
-    assert_int_equal(queue_order(5000, -9, 1000), 0);
-    assert_true(queue_order(5000, -1, UINT64_MAX) == 0);
-    assert_true(queue_order(UINT64_MAX - 10, 1000, UINT64_MAX) == UINT64_MAX);
-    assert_true(queue_order(5000, INT32_MIN, 1) == 0);
+    assert_int_equal(queue_order(5000, 0, 1000) - QUEUE_EPOCH, 5000);
+    assert_int_equal(queue_order(5000, -2, 1000) - QUEUE_EPOCH, 3000);
+    assert_int_equal(queue_order(5000, 3, 1000) - QUEUE_EPOCH, 8000);
+    assert_int_equal(queue_order(5000, 3, 0) - QUEUE_EPOCH, 5000);
+    assert_int_equal(QUEUE_EPOCH - queue_order(5000, -9, 1000),
+                     4000); /* also just after the start */
+    assert_true(queue_order(5000, -1, UINT64_MAX) < QUEUE_EPOCH);
+    assert_true(queue_order(5000, 1000, UINT64_MAX) > queue_order(UINT32_MAX, 0, 1000));
+    assert_true(queue_order(5000, INT32_MIN, 1) < queue_order(5000, INT32_MIN + 1, 1));
 }
 
 int main(void)

@@ -236,6 +236,13 @@ static void test_end(void **state)
     assert_text(&w.request->choices[1], "b");
     assert_string_equal(w.request->err.text, "too late");
     end(&w);
+    w = begin(&plain); /* what is whole, but not told yet, stays an answer */
+    push(&w, 0, EOS, false);
+    assert_true(w.request->done);
+    ticket_end(w.ticket, FINISH_ERROR, &err, 4000);
+    assert_int_equal(w.request->err.status, 0);
+    assert_int_equal(w.request->choices[0].finish, FINISH_STOP);
+    end(&w);
 }
 
 int main(void)
