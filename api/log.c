@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define LOG_LINE 4096 /* bytes, newline included; longer lines end in "..." */
@@ -93,10 +94,19 @@ static bool put(const char *bytes, size_t len)
 
 static size_t begin_line(char *line, size_t room, enum log_level level, const char *event)
 {
-    int n = log_to_journal
-                ? snprintf(line, room, "%s%s %s", LEVELS[level].journal, LEVELS[level].name, event)
-                : snprintf(line, room, "%s: %s %s", log_program, LEVELS[level].name, event);
+    struct timespec now;
+    struct tm utc;
+    int n;
 
+    if (log_to_journal) { /* which adds the time and the program itself */
+        n = snprintf(line, room, "%s%s %s", LEVELS[level].journal, LEVELS[level].name, event);
+        return n < 0 ? 0 : (size_t)n;
+    }
+    clock_gettime(CLOCK_REALTIME, &now);
+    gmtime_r(&now.tv_sec, &utc);
+    n = snprintf(line, room, "%04d-%02d-%02dT%02d:%02d:%02d.%03ldZ %s: %s %s", utc.tm_year + 1900,
+                 utc.tm_mon + 1, utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec,
+                 now.tv_nsec / 1000000, log_program, LEVELS[level].name, event);
     return n < 0 ? 0 : (size_t)n;
 }
 

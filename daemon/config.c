@@ -83,19 +83,19 @@ static const struct option OPTIONS[] = {
         "Expert slots of each rank and layer beyond what the placement needs."),
     TEXT("worker", worker, NULL, "FILE", S_WORKER,
          "The worker program. Default: moetuner-worker beside this one."),
-    TEXT("mpirun", mpirun, NULL, "FILE", S_WORKER, "Default: mpirun from PATH."),
+    TEXT("mpirun", mpirun, NULL, "FILE", S_WORKER,
+         "The program that starts the ranks. Default: mpirun from PATH."),
     TIME("start-deadline", start_deadline, "10min", 1000, S_WORKER,
          "From the launch of the job to its readiness."),
-    TIME("silence-deadline", silence_deadline, "2", 0, S_WORKER,
+    TIME("silence-deadline", silence_deadline, "2s", 0, S_WORKER,
          "A rank that is silent for longer is taken for dead; 0: never."),
-    TIME("step-deadline", step_deadline, "60", 0, S_WORKER,
+    TIME("step-deadline", step_deadline, "60s", 0, S_WORKER,
          "A step that makes no progress for longer is taken for stuck; 0: never."),
-    TIME(
-        "relaunch-min", relaunch_min, "500ms", 1, S_WORKER,
-        "A job that dies is launched again: at once if it has done any work, else after this time, "
-        "and"),
-    TIME("relaunch-max", relaunch_max, "30", 1, S_WORKER, "twice as long each time, up to this."),
-    TIME("recovery-deadline", recovery_deadline, "60", 0, S_WORKER,
+    TIME("relaunch-min", relaunch_min, "500ms", 1, S_WORKER,
+         "A job that dies is launched again at once, and after this pause if it dies again without "
+         "having done any work; the pause doubles each time."),
+    TIME("relaunch-max", relaunch_max, "30s", 1, S_WORKER, "The longest such pause."),
+    TIME("recovery-deadline", recovery_deadline, "60s", 0, S_WORKER,
          "While a job is launched again, requests wait, also those that ran. When it has been down "
          "for "
          "this long they are answered 503, as are new ones until it is back."),
@@ -108,12 +108,12 @@ static const struct option OPTIONS[] = {
         "Requests that wait for their turn; beyond, calls are answered 429."),
     INT("max-queued-tokens", max_queued_tokens, "1048576", 1, 1e12, S_QUEUE,
         "Prompt tokens that wait for their turn; beyond, calls are answered 429."),
-    TIME("priority-wait", priority_wait, "10", 0, S_QUEUE,
+    TIME("priority-wait", priority_wait, "10s", 0, S_QUEUE,
          "One level of a request's priority (0 is ordinary, lower goes first) is worth as much as "
          "having waited for this long."),
     TIME("request-deadline", request_deadline, "0", 0, S_QUEUE,
          "A request that is not done after this time ends with an error; 0: none."),
-    TIME("drain-deadline", drain_deadline, "30", 0, S_QUEUE,
+    TIME("drain-deadline", drain_deadline, "30s", 0, S_QUEUE,
          "After SIGTERM, running requests have this long to finish."),
 
     INT("http-threads", http_threads, "4", 1, 64, S_HTTP,
@@ -129,12 +129,12 @@ static const struct option OPTIONS[] = {
     SIZE("max-header", max_header, "32KiB", 4096, 1 << 20, S_HTTP,
          "All headers of a request; beyond: 431."),
     SIZE("max-uri", max_uri, "2KiB", 64, 1 << 16, S_HTTP, "The longest request path; beyond: 414."),
-    TIME("receive-deadline", receive_deadline, "60", 100, S_HTTP,
+    TIME("receive-deadline", receive_deadline, "60s", 100, S_HTTP,
          "A connection has this long, from its start or its last answer, to deliver its next "
          "request."),
-    TIME("stall-deadline", stall_deadline, "120", 1000, S_HTTP,
+    TIME("stall-deadline", stall_deadline, "120s", 1000, S_HTTP,
          "A client that takes nothing of its answer for this long is cut off."),
-    TIME("stream-ping", stream_ping, "5", 0, S_HTTP,
+    TIME("stream-ping", stream_ping, "5s", 0, S_HTTP,
          "A stream that has been silent for this long gets a comment, which keeps proxies from "
          "giving it up and finds out clients that have gone without a word; 0: never."),
 
@@ -152,8 +152,10 @@ static const struct option OPTIONS[] = {
     INT("max-messages", max_messages, "4096", 1, 1e6, S_CALL, "Messages of a chat."),
     INT("max-json-depth", max_json_depth, "32", 4, 1000, S_CALL, "Levels of nested JSON."),
 
-    TEXT("config-file", config_file, NULL, "FILE", S_OTHER,
-         "Options from a file, one \"name = value\" a line; flags win over it."),
+    TEXT(
+        "config-file", config_file, NULL, "FILE", S_OTHER,
+        "Options from a file, one \"name = value\" a line, without quotes; a line that begins with "
+        "# is a comment. Flags win over it."),
     CHOICE("log-level", log_level, "info", LOG_LEVELS, S_OTHER,
            "How much is logged, on standard error."),
     FLAG("help", help, S_OTHER, "Print this text."),
@@ -253,7 +255,8 @@ void config_done(struct config *config)
 void config_help(FILE *out)
 {
     fputs("Usage: moetunerd --model DIR [OPTION]...\n"
-          "Serves a Mixture-of-Experts model over HTTP from expert-parallel worker processes.\n\n",
+          "Serves a Mixture-of-Experts model over HTTP from expert-parallel worker processes.\n"
+          "TIME is 500ms, 2s, 5min, 1h or seconds; BYTES is 64KiB, 8MiB, 1GiB or bytes.\n\n",
           out);
     option_help(OPTIONS, out);
 }

@@ -100,6 +100,7 @@ int engine_start(const struct engine_options *options, struct engine **ret, stru
     e->options = *options;
     e->vocab = (struct textout_vocab){options->tokenizer, shown_bytes};
     e->next_deadline_us = UINT64_MAX;
+    e->backoff_ms = options->relaunch_min_ms;
     queue_init(&e->queue, options->max_queued_requests, options->max_queued_tokens);
     TAILQ_INIT(&e->all);
     TAILQ_INIT(&e->doomed);

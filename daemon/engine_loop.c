@@ -159,6 +159,8 @@ static void job_is_ready(struct engine *e)
     struct mt_err err;
     uint64_t down_ms;
 
+    if (!e->have_shape) /* it can be started: what comes now is another matter */
+        e->backoff_ms = 0;
     if (read_shape(e, &err)) {
         abandon(e, &err);
         return;
@@ -307,8 +309,6 @@ void *engine_main(void *engine)
     for (;;) {
         e->now_us = engine_now_us();
         engine_reap_doomed(e);
-        if (drained(e))
-            break;
         if (!job_running(e->job) && e->now_us >= e->relaunch_us)
             launch(e);
         give_up(e);
@@ -316,6 +316,8 @@ void *engine_main(void *engine)
         send_steps(e);
         publish(e);
         engine_tell(e); /* after the next step has gone: the ranks wait for nobody here */
+        if (drained(e))
+            break;
         job_next(e->job, timeout_ms(e), e->wake_fd, &event);
         if (event.type == JOB_NONE)
             drain_wakes(e);

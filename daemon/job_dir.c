@@ -23,7 +23,7 @@
 
 #define DIR_PREFIX "moetuner-job-"
 #define SHM_BASE "/dev/shm"
-#define STALE_SECONDS 60
+#define STALE_SECONDS 5
 
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
 {

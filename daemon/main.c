@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -54,12 +55,23 @@ static void log_engine(void *user, int level, const char *event, const char *fie
     log_event((enum log_level)level, event, "%s", fields);
 }
 
+/* Probes and scrapes that go well are no news. */
+static bool is_probe(const struct http_access *a)
+{
+    static const char *const PROBES[] = {"/healthz", "/health", "/readyz", "/metrics"};
+
+    for (size_t i = 0; i < sizeof PROBES / sizeof *PROBES; i++)
+        if (!strcmp(a->path, PROBES[i]))
+            return a->status == 200;
+    return false;
+}
+
 static void log_access(const struct http_access *a, void *user)
 {
     char path[256];
 
     (void)user;
-    log_event(LOG_LEVEL_INFO, "http",
+    log_event(is_probe(a) ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO, "http",
               "id=%s method=%s path=%s status=%d bytes=%" PRIu64 " ms=%.1f remote=%s%s%s%s", a->id,
               a->method, log_quote(path, sizeof path, a->path), a->status, a->bytes,
               (double)a->us / 1000, a->remote, a->cut ? " cut=yes" : "", *a->note ? " " : "",
@@ -99,10 +111,16 @@ static void status_of(void *engine, struct engine_status *ret)
 static int load_texts(struct daemon *d, struct mt_err *reterr)
 {
     char path[4096];
+    struct stat st;
     int status;
 
     if (!d->config.model)
         return 0; /* dummy weights: token ids only */
+    if (stat(d->config.model, &st) || !S_ISDIR(st.st_mode))
+        return mt_error(reterr, MT_ENOTFOUND,
+                        "model %s: expected a directory of this machine with config.json, "
+                        "safetensors and tokenizer.json (nothing is downloaded)",
+                        d->config.model);
     snprintf(path, sizeof path, "%s/tokenizer.json", d->config.model);
     status = tokenizer_load(path, &d->tokenizer, reterr);
     if (status)

@@ -19,6 +19,7 @@ const struct http_route ROUTES[] = {
     {"POST", "/detokenize", routes_detokenize, "{\"tokens\": [ids]} to text"},
     {"GET", "/version", routes_version, "the version of this server"},
     {"GET", "/healthz", routes_alive, "200 while the process lives"},
+    {"GET", "/health", routes_alive, "the same, as others call it"},
     {"GET", "/readyz", routes_ready, "200 while requests are served, else 503 and why"},
     {"GET", "/metrics", routes_metrics, "Prometheus metrics"},
     {NULL, NULL, NULL, NULL},
