@@ -89,16 +89,16 @@ static double now(clockid_t id)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-/* Best time of fn on n threads at once; infinity if they cannot be started. */
-static double timed_threads(unsigned n, void *(*fn)(void *), const char *cold, size_t bytes,
-                            clockid_t id)
+/* Best time of fn on n threads at once; infinity if there is no memory. */
+static double timed_threads(unsigned repeats, unsigned n, void *(*fn)(void *), const char *cold,
+                            size_t bytes, clockid_t id)
 {
     struct share *share = calloc(n, sizeof *share);
     double best = INFINITY;
 
     if (!share)
         return best;
-    for (int repeat = 0; repeat < REPEATS; repeat++) {
+    for (unsigned repeat = 0; repeat < repeats; repeat++) {
         pthread_barrier_t start;
         double from;
 
@@ -128,15 +128,21 @@ struct ceilings ceilings_measure(const char *isa, unsigned threads, const char *
                                  clockid_t id)
 {
     struct ceilings top = {.read = (double)bytes * 1e-9 /
-                                   timed_threads(threads, read_share, cold, bytes, id)};
+                                   timed_threads(REPEATS, threads, read_share, cold, bytes, id)};
 
 #if defined __x86_64__
     if (strcmp(isa, "avx512") == 0)
-        top.flops =
-            2e-9 * 16 * FMA_LOOPS * threads / timed_threads(threads, fma_avx512, cold, bytes, id);
+        top.flops = 2e-9 * 16 * FMA_LOOPS * threads /
+                    timed_threads(REPEATS, threads, fma_avx512, cold, bytes, id);
     else if (strcmp(isa, "avx2") == 0)
-        top.flops =
-            2e-9 * 8 * FMA_LOOPS * threads / timed_threads(threads, fma_avx2, cold, bytes, id);
+        top.flops = 2e-9 * 8 * FMA_LOOPS * threads /
+                    timed_threads(REPEATS, threads, fma_avx2, cold, bytes, id);
 #endif
     return top;
+}
+
+double ceilings_read(unsigned threads, const char *cold, size_t bytes)
+{
+    return (double)bytes * 1e-9 /
+           timed_threads(3, threads, read_share, cold, bytes, CLOCK_MONOTONIC);
 }

@@ -15,4 +15,8 @@ struct ceilings {
 struct ceilings ceilings_measure(const char *isa, unsigned threads, const char *cold, size_t bytes,
                                  clockid_t id);
 
+/* GB/s, the best of three passes: to be taken between other things where a machine's speed changes
+ * by the minute. */
+double ceilings_read(unsigned threads, const char *cold, size_t bytes);
+
 #endif
