@@ -59,7 +59,7 @@ struct times {
     double *wall, *step, *gap; /* [steps] us; step and gap of the slowest rank */
     uint32_t n_reads;
     double *reads;       /* [steps] GB/s, between steps */
-    double *busy, *wait; /* [ranks] us, sums */
+    double *busy, *wait; /* [ranks][steps] us */
 };
 
 struct bench {
@@ -141,8 +141,8 @@ static void times_add(struct bench *b, const struct wire_result *r, double wall)
 
         step = rank->step_us > step ? rank->step_us : step;
         gap = rank->gap_us > gap ? rank->gap_us : gap;
-        t->busy[i] += rank->step_us - rank->wait_us;
-        t->wait[i] += rank->wait_us;
+        t->busy[i * (size_t)b->c.steps + t->n] = rank->step_us - rank->wait_us;
+        t->wait[i * (size_t)b->c.steps + t->n] = rank->wait_us;
     }
     t->wall[t->n] = wall;
     t->step[t->n] = step;
@@ -231,21 +231,23 @@ static int run_decode(struct bench *b, struct mt_err *reterr)
 static void report_ranks(const struct bench *b, double wall)
 {
     const struct times *t = &b->t;
-    double busy = 0;
+    double all = 0;
 
     for (int64_t r = 0; r < b->c.ranks; r++) {
-        printf("rank %d: computes %.0f us of a step, waits %.0f us for other ranks\n", (int)r,
-               t->busy[r] / t->n, t->wait[r] / t->n);
-        busy += t->busy[r] / t->n / (double)b->c.ranks;
+        double busy = median(t->busy + r * b->c.steps, t->n);
+
+        printf("rank %d: computes %.0f us of a step, waits %.0f us for other ranks\n", (int)r, busy,
+               median(t->wait + r * b->c.steps, t->n));
+        all += busy / (double)b->c.ranks;
     }
-    printf("evenly shared, a step would take %.0f us: %.0f %% of the ranks' time is lost\n", busy,
-           100 * (1 - busy / wall));
+    printf("evenly shared, a step would take %.0f us: %.0f %% of the ranks' time is lost\n", all,
+           100 * (1 - all / wall));
 }
 
 static void report(struct bench *b)
 {
     struct times *t = &b->t;
-    double n = (double)b->c.concurrency, context = (double)(b->c.prompt + b->c.steps / 2);
+    double n = (double)b->c.concurrency, context = (double)b->c.prompt + (double)b->c.steps / 2;
     double wall = median(t->wall, t->n), step = median(t->step, t->n), gap = median(t->gap, t->n);
     double rate = step_bytes(b, n, context) / wall * 1e-3;
     double flops = n * token_flops(b, true) / wall * 1e-3;
@@ -341,14 +343,14 @@ static int open_all(struct bench *b, struct mt_err *reterr)
 
     b->seq = calloc((size_t)b->c.concurrency, sizeof *b->seq);
     b->t.wall = calloc((size_t)b->c.steps, 4 * sizeof *b->t.wall);
-    b->t.busy = calloc((size_t)b->c.ranks, 2 * sizeof *b->t.busy);
+    b->t.busy = calloc((size_t)(b->c.ranks * b->c.steps), 2 * sizeof *b->t.busy);
     if (!rc && (!b->seq || !b->t.wall || !b->t.busy))
         rc = mt_error(reterr, MT_ENOMEM, "no memory");
     if (!rc) {
         b->t.step = b->t.wall + b->c.steps;
         b->t.gap = b->t.step + b->c.steps;
         b->t.reads = b->t.gap + b->c.steps;
-        b->t.wait = b->t.busy + b->c.ranks;
+        b->t.wait = b->t.busy + b->c.ranks * b->c.steps;
         rc = measure_top(b, reterr);
     }
     return rc ? rc : launch(b, reterr);
