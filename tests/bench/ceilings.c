@@ -112,8 +112,8 @@ static double timed_threads(unsigned repeats, unsigned n, void *(*fn)(void *), c
                 exit(1);
             }
         }
+        from = now(id); /* not after: on a busy machine they may be done before this thread runs */
         pthread_barrier_wait(&start);
-        from = now(id);
         for (unsigned i = 0; i < n; i++)
             pthread_join(share[i].id, NULL);
         from = now(id) - from;
