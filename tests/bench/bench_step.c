@@ -1,7 +1,8 @@
 /* How near whole steps come to what the machine can do: bench_step --model DIR [OPTION]...
  *
  * Measures the ceilings (reading memory, multiply-adds out of registers), launches a worker job as
- * the daemon does, runs prompts, then decodes with two steps on their way, and holds the steps
+ * the daemon does, runs prompts, then decodes with two steps on their way, reading memory again
+ * between every few steps, since a shared machine changes by the minute. Holds the median step
  * against the bytes of weights and keys that they must read and the multiply-adds they must do.
  * With more ranks than one, tells what each rank computes and how long it waits for the others.
  * bench_step --help lists the options. */
@@ -19,7 +20,9 @@
 
 #define COLD_BYTES ((size_t)1 << 30)
 #define CEILING_RUNS 64
-#define WARM_STEPS 8
+#define WARM_STEPS 4 /* not measured: the caches hold something else before */
+#define ROUND_STEPS 16
+#define SETTLE_S 2 /* idle ranks have the pages of their KV pool given */
 
 struct config {
     char *model, *config, *weights, *isa;
@@ -55,7 +58,9 @@ static const struct option OPTIONS[] = {
 struct times {
     uint32_t n;
     double *wall, *step, *gap; /* [steps] us; step and gap of the slowest rank */
-    double *busy, *wait;       /* [ranks] us, sums */
+    uint32_t n_reads;
+    double *reads;       /* [steps] GB/s, between steps */
+    double *busy, *wait; /* [ranks][steps] us */
 };
 
 struct ceilings {
@@ -67,6 +72,7 @@ struct bench {
     struct config c;
     struct model_config m;
     struct ceilings top;
+    char *cold; /* [COLD_BYTES] */
     struct drive *d;
     struct drive_seq **seq; /* [concurrency] */
     struct times t;
@@ -141,8 +147,8 @@ static void times_add(struct bench *b, const struct wire_result *r, double wall)
 
         step = rank->step_us > step ? rank->step_us : step;
         gap = rank->gap_us > gap ? rank->gap_us : gap;
-        t->busy[i] += rank->step_us - rank->wait_us;
-        t->wait[i] += rank->wait_us;
+        t->busy[i * (size_t)b->c.steps + t->n] = rank->step_us - rank->wait_us;
+        t->wait[i * (size_t)b->c.steps + t->n] = rank->wait_us;
     }
     t->wall[t->n] = wall;
     t->step[t->n] = step;
@@ -194,10 +200,9 @@ static int send_decode(struct bench *b, struct mt_err *reterr)
     return rc ? rc : drive_send(b->d, reterr);
 }
 
-static int run_decode(struct bench *b, struct mt_err *reterr)
+static int run_round(struct bench *b, uint32_t steps, struct mt_err *reterr)
 {
     const struct wire_result *r;
-    uint32_t steps = WARM_STEPS + (uint32_t)b->c.steps;
     double last = 0;
     int rc = send_decode(b, reterr);
 
@@ -213,23 +218,57 @@ static int run_decode(struct bench *b, struct mt_err *reterr)
     return rc;
 }
 
+static int run_decode(struct bench *b, struct mt_err *reterr)
+{
+    unsigned threads = (unsigned)(b->c.ranks * b->c.threads);
+    int rc = 0;
+
+    sleep(SETTLE_S);
+    while (b->t.n < b->c.steps && !rc) {
+        uint32_t left = (uint32_t)b->c.steps - b->t.n;
+
+        b->t.reads[b->t.n_reads++] =
+            ceiling_read(b->cold, COLD_BYTES, threads, CEILING_RUNS, CLOCK_MONOTONIC);
+        rc = run_round(b, WARM_STEPS + (left < ROUND_STEPS ? left : ROUND_STEPS), reterr);
+    }
+    return rc;
+}
+
+/* Waiting is imbalance and exchange; messages of some KB take some us each. */
+static void report_ranks(const struct bench *b, double wall)
+{
+    const struct times *t = &b->t;
+    double all = 0;
+
+    for (int64_t r = 0; r < b->c.ranks; r++) {
+        double busy = median(t->busy + r * b->c.steps, t->n);
+
+        printf("rank %d: computes %.0f us of a step, waits %.0f us for other ranks\n", (int)r, busy,
+               median(t->wait + r * b->c.steps, t->n));
+        all += busy / (double)b->c.ranks;
+    }
+    printf("evenly shared, a step would take %.0f us: %.0f %% of the ranks' time is lost\n", all,
+           100 * (1 - all / wall));
+}
+
 static void report(struct bench *b)
 {
     struct times *t = &b->t;
-    double n = (double)b->c.concurrency, context = (double)(b->c.prompt + b->c.steps / 2);
+    double n = (double)b->c.concurrency, context = (double)b->c.prompt + (double)b->c.steps / 2;
     double wall = median(t->wall, t->n), step = median(t->step, t->n), gap = median(t->gap, t->n);
     double rate = step_bytes(b, n, context) / wall * 1e-3;
     double flops = n * token_flops(b, true) / wall * 1e-3;
+    double read = median(t->reads, t->n_reads);
 
     printf("decode of %.0f sequences: %.0f tokens/s; a step takes %.0f us of %.0f, the gap between "
            "steps is %.0f us\n",
            n, n / wall * 1e6, step, wall, gap);
-    printf("a step reads %.2f MB: %.1f GB/s (%.0f %%); %.1f GFLOP/s (%.0f %%)\n",
-           step_bytes(b, n, context) * 1e-6, rate, 100 * rate / b->top.read, flops,
+    printf("a step reads %.2f MB: %.1f GB/s, %.0f %% of the %.1f read between steps; %.1f GFLOP/s "
+           "(%.0f %%)\n",
+           step_bytes(b, n, context) * 1e-6, rate, 100 * rate / read, read, flops,
            100 * flops / b->top.flops);
-    for (int64_t r = 0; r < b->c.ranks && b->c.ranks > 1; r++)
-        printf("rank %d: computes %.0f us of a step, waits %.0f us\n", (int)r, t->busy[r] / t->n,
-               t->wait[r] / t->n);
+    if (b->c.ranks > 1)
+        report_ranks(b, wall);
 }
 
 static int run(struct bench *b, struct mt_err *reterr)
@@ -249,14 +288,13 @@ static int measure_top(struct bench *b, struct mt_err *reterr)
 {
     unsigned threads = (unsigned)(b->c.ranks * b->c.threads);
     const char *isa = b->c.isa ? b->c.isa : kernels_isas()[0];
-    char *cold = aligned_alloc(64, COLD_BYTES);
 
-    if (!cold)
+    b->cold = aligned_alloc(64, COLD_BYTES);
+    if (!b->cold)
         return mt_error(reterr, MT_ENOMEM, "no memory to measure");
-    memset(cold, 1, COLD_BYTES);
-    b->top.read = ceiling_read(cold, COLD_BYTES, threads, CEILING_RUNS, CLOCK_MONOTONIC);
+    memset(b->cold, 1, COLD_BYTES);
+    b->top.read = ceiling_read(b->cold, COLD_BYTES, threads, CEILING_RUNS, CLOCK_MONOTONIC);
     b->top.flops = ceiling_flops(isa, threads, CEILING_RUNS, CLOCK_MONOTONIC);
-    free(cold);
     printf("%s %s, %d ranks x %d threads: reads %.1f GB/s, multiply-adds %.0f GFLOP/s\n", isa,
            numerics_names[b->c.numerics], (int)b->c.ranks, (int)b->c.threads, b->top.read,
            b->top.flops);
@@ -312,14 +350,15 @@ static int open_all(struct bench *b, struct mt_err *reterr)
     int rc = model_configure(&source, &b->m, reterr);
 
     b->seq = calloc((size_t)b->c.concurrency, sizeof *b->seq);
-    b->t.wall = calloc((size_t)b->c.steps, 3 * sizeof *b->t.wall);
-    b->t.busy = calloc((size_t)b->c.ranks, 2 * sizeof *b->t.busy);
+    b->t.wall = calloc((size_t)b->c.steps, 4 * sizeof *b->t.wall);
+    b->t.busy = calloc((size_t)(b->c.ranks * b->c.steps), 2 * sizeof *b->t.busy);
     if (!rc && (!b->seq || !b->t.wall || !b->t.busy))
         rc = mt_error(reterr, MT_ENOMEM, "no memory");
     if (!rc) {
         b->t.step = b->t.wall + b->c.steps;
         b->t.gap = b->t.step + b->c.steps;
-        b->t.wait = b->t.busy + b->c.ranks;
+        b->t.reads = b->t.gap + b->c.steps;
+        b->t.wait = b->t.busy + b->c.ranks * b->c.steps;
         rc = measure_top(b, reterr);
     }
     return rc ? rc : launch(b, reterr);
@@ -347,6 +386,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "bench_step: %s\n", err.text);
     drive_close(b.d);
     free(b.seq);
+    free(b.cold);
     free(b.t.wall);
     free(b.t.busy);
     option_done(OPTIONS, &b.c);
