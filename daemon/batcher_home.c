@@ -47,8 +47,10 @@ static const int32_t *block_content(const struct batcher *b, const struct sequen
 static uint32_t cacheable(const struct batcher *b, const struct sequence *s)
 {
     bool telling = s->spec.prompt_logprobs && s->told < s->spec.n_prompt;
+    uint32_t end =
+        telling ? s->told : sequence_known(s); /* 0: nothing is fed for one token alone */
 
-    return (telling ? s->told - 1 : sequence_known(s) - 1) / b->shape.block_tokens;
+    return (end ? end - 1 : 0) / b->shape.block_tokens;
 }
 
 /* How many of them the pool has; of those, *ret_held are held by others already. */

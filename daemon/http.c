@@ -7,6 +7,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,8 @@
 #include <unistd.h>
 
 #include "daemon/http_impl.h"
+
+#define TRIM_BYTES ((size_t)256 << 10) /* of a body, whose JSON takes many times that */
 
 uint64_t http_now_us(void)
 {
@@ -188,7 +191,7 @@ static void http_completed(void *arg, struct MHD_Connection *mhd, void **context
 {
     struct http *h = arg;
     struct exchange *x = *context;
-    bool whole = code == MHD_REQUEST_TERMINATED_COMPLETED_OK;
+    bool whole = code == MHD_REQUEST_TERMINATED_COMPLETED_OK, large;
 
     (void)mhd;
     if (!x)
@@ -209,7 +212,10 @@ static void http_completed(void *arg, struct MHD_Connection *mhd, void **context
                                   .bytes = x->sent,
                                   .us = http_now_us() - x->begun_us},
             h->options.user);
+    large = x->body.len > TRIM_BYTES;
     exchange_free(x);
+    if (large) /* and what was made of it: the C library would keep all that for this thread */
+        malloc_trim(0);
     pthread_mutex_lock(&h->lock);
     h->n_exchanges--;
     pthread_cond_broadcast(&h->changed);

@@ -258,6 +258,20 @@ static int64_t last_move(const struct job *j)
     return latest;
 }
 
+/* A rank sends heartbeats from its HELLO on, also while it loads. */
+static bool is_heard(const struct job *j, uint32_t rank)
+{
+    return (j->state == JOB_STARTING || j->state == JOB_RUNNING) && j->link[rank].fd >= 0;
+}
+
+static bool all_dialled(const struct job *j)
+{
+    for (uint32_t r = 0; r < j->options.ranks; r++)
+        if (j->link[r].fd < 0)
+            return false;
+    return true;
+}
+
 /* When something must have happened, or INT64_MAX. */
 static int64_t deadline(const struct job *j)
 {
@@ -268,10 +282,13 @@ static int64_t deadline(const struct job *j)
         at = j->dying_ms;
     if (j->state == JOB_STARTING && o->start_ms > 0)
         at = j->launched_ms + o->start_ms;
+    if (j->state == JOB_STARTING && !all_dialled(j))
+        at = earlier(at, j->launched_ms + JOB_DIAL_MS);
     if (j->state == JOB_RUNNING && o->step_ms > 0 && j->sent > j->answered)
         at = last_move(j) + o->step_ms;
-    for (uint32_t r = 0; j->state == JOB_RUNNING && o->silence_ms > 0 && r < o->ranks; r++)
-        at = earlier(at, j->link[r].heard_ms + o->silence_ms);
+    for (uint32_t r = 0; o->silence_ms > 0 && r < o->ranks; r++)
+        if (is_heard(j, r))
+            at = earlier(at, j->link[r].heard_ms + o->silence_ms);
     for (int i = 0; i < JOB_PENDING; i++)
         if (j->pending[i].fd >= 0)
             at = earlier(at, j->pending[i].since_ms + JOB_HELLO_MS);
@@ -290,13 +307,15 @@ static void watch(struct job *j)
         job_condemn(j, UINT32_MAX, true, MT_ETIMEOUT,
                     "not ready after %lld ms (%u of %u ranks are)",
                     (long long)(now - j->launched_ms), j->n_ready, o->ranks);
-    if (j->state != JOB_RUNNING)
-        return;
+    if (j->state == JOB_STARTING && !all_dialled(j) && now - j->launched_ms >= JOB_DIAL_MS)
+        job_condemn(j, UINT32_MAX, true, MT_ETIMEOUT, "not all ranks have dialled after %lld ms",
+                    (long long)(now - j->launched_ms));
     for (uint32_t r = 0; o->silence_ms > 0 && r < o->ranks; r++)
-        if (now - j->link[r].heard_ms >= o->silence_ms)
+        if (is_heard(j, r) && now - j->link[r].heard_ms >= o->silence_ms)
             job_condemn(j, r, true, MT_ETIMEOUT, "rank %u has been silent for %lld ms", r,
                         (long long)(now - j->link[r].heard_ms));
-    if (o->step_ms > 0 && j->sent > j->answered && now - last_move(j) >= o->step_ms)
+    if (j->state == JOB_RUNNING && o->step_ms > 0 && j->sent > j->answered &&
+        now - last_move(j) >= o->step_ms)
         job_condemn(j, UINT32_MAX, true, MT_ETIMEOUT, "step %llu has not moved for %lld ms",
                     (unsigned long long)j->answered + 1, (long long)(now - last_move(j)));
 }

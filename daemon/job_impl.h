@@ -26,6 +26,7 @@
 
 #define JOB_PENDING 8      /* connections that have not said HELLO yet */
 #define JOB_HELLO_MS 5000  /* and how long they may take */
+#define JOB_DIAL_MS 30000  /* from the launch to the last HELLO */
 #define JOB_HELLO_MAX 4096 /* bytes of a frame before HELLO */
 #define JOB_LAST_WORDS_MS \
     300 /* from the first sign of death to the kill, for FAIL frames and exit codes */

@@ -40,7 +40,12 @@ static bool piece_cut(const struct generation *g, const struct request *r, const
                       const struct cursor *at, struct piece *ret)
 {
     bool tokens_count = g->return_token_ids || r->params.n_logprobs >= 0;
+    bool echo_waits = g->stream && r->params.prompt_logprobs && r->n_prompt_tokens < r->n_prompt;
 
+    if (echo_waits && !at->begun) { /* the logprobs that go with it are still to come */
+        *ret = (struct piece){.tokens = at->tokens, .text = at->text};
+        return false;
+    }
     *ret = (struct piece){.tokens = c->n_tokens, .starts = !at->begun};
     if (g->stream && c->n_tokens - at->tokens > PIECE_TOKENS)
         ret->tokens = at->tokens + PIECE_TOKENS;

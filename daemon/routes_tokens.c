@@ -6,6 +6,18 @@
 
 #define MAX_TEXT ((size_t)256 << 20)
 
+/* A server thread is held for about as long as the text: there is no need for more than a prompt
+ * can have, generously. */
+#define LEAST_TEXT ((size_t)1 << 20)
+#define TOKEN_BYTES 16
+
+static size_t longest_text(const struct engine_status *status)
+{
+    size_t most = status->have_facts ? (size_t)status->facts.max_positions * TOKEN_BYTES : 0;
+
+    return most > LEAST_TEXT ? most : LEAST_TEXT;
+}
+
 static bool need_tokenizer(const struct routes *routes, struct problem *p)
 {
     if (routes->tokenizer)
@@ -28,6 +40,10 @@ static bool tokenize(const json_t *root, const struct routes *routes, json_t **r
         return problem_param(p, "prompt",
                              "Invalid type for 'prompt': expected a string, but got %s instead.",
                              json_kind(prompt));
+    routes->backend.status(routes->backend.engine, &status);
+    if (json_string_length(prompt) > longest_text(&status))
+        return problem_param(p, "prompt", "'prompt' has %zu bytes; at most %zu are tokenized here.",
+                             json_string_length(prompt), longest_text(&status));
     if (!params_bool(root, "add_special_tokens", &special, p) || !need_tokenizer(routes, p))
         return false;
     if (tokenizer_encode(routes->tokenizer, json_string_value(prompt), json_string_length(prompt),
@@ -38,7 +54,6 @@ static bool tokenize(const json_t *root, const struct routes *routes, json_t **r
     for (size_t i = 0; i < n; i++)
         json_array_append_new(list, json_integer(ids[i]));
     free(ids);
-    routes->backend.status(routes->backend.engine, &status);
     *ret = json_pack("{s:I, s:o, s:o}", "count", (json_int_t)n, "max_model_len",
                      status.have_facts ? json_integer(status.facts.max_positions) : json_null(),
                      "tokens", json_whole(list, n));

@@ -32,6 +32,18 @@ class Prefixes(unittest.TestCase):
             self.assertEqual(echo["usage"]["prompt_tokens_details"]["cached_tokens"], 0)
             self.assertEqual(len(echo["choices"][0]["logprobs"]["token_logprobs"]), prompt + 1)
 
+    def test_echo_of_several_choices(self):
+        """Streamed or not, each choice brings all logprobs of the prompt, which comes in several steps."""
+        body = {"prompt": PROMPT, "max_tokens": 0, "echo": True, "logprobs": 1, "n": 3}
+        with harness.Daemon("--step-tokens", "32") as daemon:
+            whole = daemon.post("/v1/completions", body)["choices"]
+            streamed = {choice["index"]: choice for event in daemon.stream("/v1/completions", body)
+                        for choice in event["choices"]}
+            self.assertEqual([streamed[i]["logprobs"] for i in range(3)], [choice["logprobs"] for choice in whole])
+            self.assertEqual(whole[0]["logprobs"]["token_logprobs"].count(None), 1)
+            one = daemon.post("/v1/completions", {"prompt": [5], "max_tokens": 0, "echo": True})
+            self.assertEqual(one["choices"][0]["finish_reason"], "length")
+
     def test_choices_share_the_prompt(self):
         with harness.Daemon(ranks=2) as daemon:
             body = {"max_tokens": 20, "temperature": 1, "seed": 9}
@@ -61,21 +73,23 @@ class Preemption(unittest.TestCase):
 class Priorities(unittest.TestCase):
     def test_urgent_ones_go_first(self):
         with harness.Daemon("--max-seqs", "1", ranks=1) as daemon:
-            running = daemon.open_stream(prompt="Once", max_tokens=400, ignore_eos=True)
-            done = []
+            running = daemon.open_stream(prompt="Once", max_tokens=1900, ignore_eos=True, n=16)  # one by one
+            priorities, done = [3, 1, -2, 0], []
 
-            def call(priority):
+            def waiting(n):
+                harness.wait_until(f"{n} wait", lambda: daemon.metric("num_requests_waiting") == n)
+
+            def later(n, priority):
+                waiting(n)
                 daemon.complete("Once", max_tokens=30, ignore_eos=True, priority=priority)
                 done.append(priority)
 
-            def later(i, priority):
-                harness.wait_until(f"{i} wait", lambda: daemon.metric("num_requests_waiting") == i)
-                call(priority)
+            def let_go():
+                waiting(len(priorities))
+                running.close()
 
-            priorities = [3, 1, -2, 0]
-            harness.in_parallel([lambda i=i, p=p: later(i, p) for i, p in enumerate(priorities)])
+            harness.in_parallel([lambda n=n, p=p: later(n, p) for n, p in enumerate(priorities)] + [let_go])
             self.assertEqual(done, sorted(priorities))
-            running.close()
 
     def test_range(self):
         with harness.Daemon(ranks=1) as daemon:

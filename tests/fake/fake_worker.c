@@ -35,6 +35,7 @@
  *   flood     writes 1 MiB to stdout, then answers
  *   token     (step 0) dials with a wrong token, and again with the right one
  *   mute      (step 0) dials, says nothing, and dials again to speak
+ *   faint     (step 0) SIGSTOP to itself between MAP and READY
  *   unread    (step 0) dials without facts, as if the model could not be read, and fails
  */
 #include <errno.h>
@@ -454,6 +455,8 @@ static void send_ready(void)
                            .isa = "portable",
                            .numerics = "exact"};
 
+    if (fault_is("faint", 0))
+        raise(SIGSTOP);
     idle(number("FAKE_LOAD_MS", 0), false);
     wire_put_ready(&w.out, w.incarnation, &r);
     flush_frames();

@@ -202,7 +202,7 @@ static void test_echo_only(void **state)
 {
     struct world *w = *state;
     struct request_params p = world_plain;
-    struct request *quick, *logprobs;
+    struct request *quick, *logprobs, *least;
     uint32_t i;
 
     world_start_ready(w);
@@ -212,9 +212,14 @@ static void test_echo_only(void **state)
     p.n_logprobs = 2;
     p.prompt_logprobs = true;
     logprobs = world_make(&p, 100, 2); /* more than one step's tokens */
+    least = world_make(&p, 1, 3);      /* there is nothing to run for it */
     assert_int_equal(engine_submit(w->engine, quick, NULL), 0);
     assert_int_equal(engine_submit(w->engine, logprobs, NULL), 0);
+    assert_int_equal(engine_submit(w->engine, least, NULL), 0);
     world_await_done(quick);
+    world_await_done(least);
+    assert_int_equal(least->choices[1].finish, FINISH_LENGTH);
+    world_drop(least);
     world_await_done(logprobs);
     for (i = 0; i < 2; i++) {
         assert_int_equal(quick->choices[i].finish, FINISH_LENGTH);

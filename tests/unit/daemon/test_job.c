@@ -482,12 +482,17 @@ static void test_start_timeout(void **state)
     struct job_event e;
 
     setenv("FAKE_LOAD_MS", "60000", 1);
-    w->options.start_ms = 600;
-    launch(w);
-    e = await(w);
-    assert_int_equal(e.type, JOB_DIED);
-    assert_int_equal(e.err.status, MT_ETIMEOUT);
-    assert_non_null(strstr(e.err.text, "not ready after"));
+    setenv("FAKE_FAULT", "faint@0:1", 1); /* one that loads is missed like one that runs */
+    w->options.silence_ms = 1200;
+    for (int i = 0; i < 2; i++) {
+        w->options.start_ms = i ? 60000 : 600;
+        launch(w);
+        e = await(w);
+        assert_int_equal(e.err.status, MT_ETIMEOUT);
+        assert_non_null(strstr(e.err.text, i ? "rank 1 has been silent" : "not ready after"));
+        job_free(w->job);
+        w->job = NULL;
+    }
 }
 
 static void test_stale_frames_are_dropped(void **state)
