@@ -490,8 +490,7 @@ static void test_start_timeout(void **state)
         e = await(w);
         assert_int_equal(e.err.status, MT_ETIMEOUT);
         assert_non_null(strstr(e.err.text, i ? "rank 1 has been silent" : "not ready after"));
-        job_free(w->job);
-        w->job = NULL;
+        job_free(w->job), w->job = NULL;
     }
 }
 
