@@ -90,7 +90,7 @@ static const struct option OPTIONS[] = {
     TIME("silence-deadline", silence_deadline, "2s", 0, S_WORKER,
          "A rank that is silent for longer is taken for dead; 0: never."),
     TIME("step-deadline", step_deadline, "60s", 0, S_WORKER,
-         "A step that makes no progress for longer is taken for stuck; 0: never."),
+         "A step in which no rank finishes a layer for longer is taken for stuck; 0: never."),
     TIME("relaunch-min", relaunch_min, "500ms", 1, S_WORKER,
          "A job that dies is launched again at once, and after this pause if it dies again without "
          "having done any work; the pause doubles each time."),

@@ -33,7 +33,7 @@ struct job_options {
     int64_t kv_bytes;     /* per rank; 0: the worker's default */
     int64_t start_ms;     /* from launch to the last READY; then the launch has failed */
     int64_t silence_ms;   /* without a heartbeat of a rank that has dialled: hung; 0: no watch */
-    int64_t step_ms;      /* with a step unanswered and no progress: hung; 0: no watch */
+    int64_t step_ms; /* with a step unanswered and no rank through a layer: hung; 0: no watch */
     const struct plan
         *plan; /* NULL: contiguous, once the shape is known; borrowed for the job's life */
 };

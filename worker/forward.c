@@ -22,6 +22,8 @@ struct forward {
     float *norm;   /* [max_tokens][hidden] attention's input */
     float *last;   /* [FORWARD_LOGIT_ROWS][hidden] */
     float *logits; /* [FORWARD_LOGIT_ROWS][vocab] */
+    void (*moved)(void *user);
+    void *user;
 };
 
 static bool forward_reserve(struct forward *f)
@@ -89,6 +91,12 @@ void forward_close(struct forward *f)
     free(f);
 }
 
+void forward_watch(struct forward *f, void (*moved)(void *user), void *user)
+{
+    f->moved = moved;
+    f->user = user;
+}
+
 /* h += attention(norm(h)) */
 static void forward_attention(struct forward *f, uint32_t layer, const struct kernel_rows *rows)
 {
@@ -130,6 +138,8 @@ int forward_run(struct forward *f, const struct expert_map *map, const int32_t *
         rc = moe_run(f->moe, l, map, f->h, rows->n, rows->pos, &wait_ns, reterr);
         if (rc)
             return rc;
+        if (f->moved)
+            f->moved(f->user);
     }
     *ret_wait_ns = wait_ns;
     return op->sync(f->k, reterr);

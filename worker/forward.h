@@ -20,6 +20,8 @@ struct forward;
 int forward_open(struct kernels *k, struct ep *ep, const struct model *model,
                  const struct kvcache *kv, struct forward **ret, struct mt_err *reterr);
 void forward_close(struct forward *f); /* NULL allowed */
+/* Calls moved(user) after each layer. */
+void forward_watch(struct forward *f, void (*moved)(void *user), void *user);
 
 /* Collective. Runs ids[rows->n] (rows->n may be 0) through all layers, writes their keys and
  * values, and keeps the last hidden states. *ret_wait_ns: time spent waiting for other ranks. */

@@ -350,7 +350,12 @@ bool link_wait(struct link *l, int timeout_ms)
            read(l->event, &count, sizeof count) == (ssize_t)sizeof count;
 }
 
-void link_progress(struct link *l, uint64_t step)
+void link_progress(struct link *l)
+{
+    l->progress++;
+}
+
+void link_step(struct link *l, uint64_t step)
 {
     l->step = step;
     l->progress++;

@@ -32,7 +32,8 @@ bool link_take(struct link *l, struct wire_header *ret_header, uint8_t **ret_bod
  * it was the time. Main thread. */
 bool link_wait(struct link *l, int timeout_ms);
 
-/* The main thread tells how far it is; the heartbeats carry it. */
-void link_progress(struct link *l, uint64_t step);
+/* The main thread tells that it moves, and the step that it has finished; heartbeats carry both. */
+void link_progress(struct link *l);
+void link_step(struct link *l, uint64_t step);
 
 #endif

@@ -266,6 +266,11 @@ static int weights_load(struct worker *w, struct mt_err *reterr)
     return rc;
 }
 
+static void layer_done(void *link)
+{
+    link_progress(link);
+}
+
 static int worker_load(struct worker *w, struct mt_err *reterr)
 {
     const struct config *c = &w->config;
@@ -302,6 +307,8 @@ static int worker_load(struct worker *w, struct mt_err *reterr)
     if (!rc) {
         struct step_parts parts = {w->kernels,    w->ep,      w->model, &w->map,
                                    &w->sequences, w->forward, blocks};
+
+        forward_watch(w->forward, layer_done, w->link);
         rc = step_open(&parts, &w->runner, reterr);
     }
     return rc;
@@ -339,7 +346,7 @@ static int step_serve(struct worker *w, struct mt_err *reterr)
         rc = step_run(w->runner, &w->step, &result, reterr);
     if (rc)
         return rc;
-    link_progress(w->link, w->step.step);
+    link_step(w->link, w->step.step);
     if (!result)
         return 0;
     buf_reset(&w->out);
