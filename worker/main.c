@@ -18,7 +18,8 @@
 #include "worker/link.h"
 #include "worker/step.h"
 
-#define SPIN_US 200         /* after a step the next one is usually there at once */
+#define SPIN_US 200         /* after a step the next one is usually there at once, */
+#define SPIN_MOST_US 4000   /* or when rank 0 has sampled: within the time that a step takes */
 #define NAP_MS 1            /* then look now and then */
 #define DOZE_AFTER_US 20000 /* then only a WAKE matters; */
 #define DOZE_MS 20          /* but losing one must cost no more than this */
@@ -77,6 +78,8 @@ struct worker {
     struct forward *forward;
     struct step_runner *runner;
     struct wire_step step;
+    uint64_t posted_us; /* when the last frame came from rank 0 */
+    uint64_t spin_us;   /* how long the next one is waited for without a nap */
     struct buf out;
     struct buf
         post; /* rank 0: what it passes on; others: what they got: a type byte and a frame's body */
@@ -191,6 +194,15 @@ static int frame_pass_on(struct worker *w, struct mt_err *reterr)
     return w->ep->op->post(w->ep, w->post.data, w->post.len, reterr);
 }
 
+/* A nap between two steps would cost more than a step of a small model. */
+static void frame_arrived(struct worker *w, uint64_t now)
+{
+    uint64_t twice = 2 * (now - w->posted_us);
+
+    w->posted_us = now;
+    w->spin_us = twice < SPIN_US ? SPIN_US : twice < SPIN_MOST_US ? twice : SPIN_MOST_US;
+}
+
 /* Other ranks: the next frame from rank 0. Spins a little, then sleeps on the control link. */
 static int frame_await(struct worker *w, struct mt_err *reterr)
 {
@@ -201,10 +213,12 @@ static int frame_await(struct worker *w, struct mt_err *reterr)
         uint64_t idle;
         int rc = w->ep->op->poll(w->ep, &w->post, &got, reterr);
 
+        if (!rc && got)
+            frame_arrived(w, now_us());
         if (rc || got)
             return rc;
         idle = now_us() - start;
-        if (idle < SPIN_US)
+        if (idle < w->spin_us)
             sched_yield();
         else if (idle_wait(w, idle < DOZE_AFTER_US ? NAP_MS : DOZE_MS))
             start = now_us();

@@ -69,7 +69,7 @@ def prepare():
             pip(log, "install", *PACKAGES)
             if not any(name.startswith("llama_cpp_python") for name in os.listdir(WHEELS)):
                 pip(log, "wheel", "--no-binary", "llama-cpp-python", "-w", WHEELS, LLAMA, CMAKE_ARGS=CMAKE_ARGS)
-            pip(log, "install", "--no-index", "-f", WHEELS, LLAMA)
+            pip(log, "install", "--only-binary", "llama-cpp-python", "-f", WHEELS, LLAMA)
     engine("convert", harness.MODEL, GGUF)
 
 
