@@ -96,7 +96,7 @@ class Job:
             return
         text, newline, self.rest = text.rpartition("\n")
         for line in text.split("\n") if newline else ():
-            found = EVENT.match(line)
+            found = EVENT.search(line)
             if not found:
                 continue
             self.at[found[1]] = time.monotonic()
