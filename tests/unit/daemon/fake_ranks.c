@@ -24,7 +24,7 @@ struct fake_ranks {
     int32_t **kv;          /* [rank][block * block_tokens] */
     uint32_t **holders;    /* [rank][block] sequences that have it in their table */
     uint32_t *seats;       /* [rank] */
-    struct fake_seq *seqs; /* [WIRE_MAX_SEQS] */
+    struct fake_seq *seqs; /* [FAKE_SEQS] */
     struct wire_result results[WIRE_MAX_AHEAD];
     uint64_t answered;
     int32_t *history; /* [max_positions + 1] */
@@ -67,7 +67,7 @@ struct fake_ranks *fake_ranks_new(const struct batcher_shape *shape)
     f->kv = calloc(shape->ranks, sizeof(*f->kv));
     f->holders = calloc(shape->ranks, sizeof(*f->holders));
     f->seats = calloc(shape->ranks, sizeof(*f->seats));
-    f->seqs = calloc(WIRE_MAX_SEQS, sizeof(*f->seqs));
+    f->seqs = calloc(FAKE_SEQS, sizeof(*f->seqs));
     f->history = calloc(shape->max_positions + 1, sizeof(*f->history));
     assert_true(f->kv && f->holders && f->seats && f->seqs && f->history);
     for (r = 0; r < shape->ranks; r++) {
@@ -86,7 +86,7 @@ void fake_ranks_free(struct fake_ranks *f)
         free(f->kv[r]);
         free(f->holders[r]);
     }
-    for (i = 0; i < WIRE_MAX_SEQS; i++)
+    for (i = 0; i < FAKE_SEQS; i++)
         free(f->seqs[i].blocks);
     for (i = 0; i < WIRE_MAX_AHEAD; i++)
         wire_result_done(&f->results[i]);
@@ -115,7 +115,7 @@ static void do_admit(struct fake_ranks *f, const struct wire_admit *a)
 {
     struct fake_seq *s;
 
-    assert_in_range(a->seq, 0, WIRE_MAX_SEQS - 1);
+    assert_in_range(a->seq, 0, FAKE_SEQS - 1);
     assert_in_range(a->home, 0, f->shape.ranks - 1);
     s = &f->seqs[a->seq];
     assert_false(s->live);

@@ -9,6 +9,7 @@
 #include "daemon/batcher.h"
 
 #define FAKE_VOCAB 97
+#define FAKE_SEQS 256 /* ids that a test may need: the lowest are given first */
 
 struct fake_ranks;
 
