@@ -23,8 +23,9 @@ import faults  # noqa: E402 - found by the line above
 import load  # noqa: E402
 from load import harness  # noqa: E402
 
+# The KV pool is small, so that all of it is in use before memory is looked at: its pages come when they are touched.
 RANKS, SEQUENCES, QUEUE = 2, 16, 4
-OPTIONS = ("--max-seqs", str(SEQUENCES), "--max-queued-requests", str(QUEUE), "--log-level", "warn")
+OPTIONS = ("--max-seqs", str(SEQUENCES), "--max-queued-requests", str(QUEUE), "--kv-memory", "40MiB", "--log-level", "warn")
 ALLOWED = 1.5  # latency of who is let in, against that at capacity
 REFUSAL_SECONDS = 0.25  # "at once": 99 of 100 refusals; two busy cores
 WINDOW = 5  # seconds over which the rate of the served is measured
