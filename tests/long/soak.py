@@ -358,8 +358,9 @@ class Soak(unittest.TestCase):
         self.assertEqual(after["threads"], before["threads"])
         if os.environ.get("SAN"):
             return  # a sanitizer keeps what is freed
-        for name in ("daemon_kib", "rank_peak_kib"):
-            self.assertIsNone(load.not_flat(result[name]), name)
+        self.assertIsNone(load.not_flat(result["daemon_kib"]), "daemon_kib")
+        # a rank's peak depends on how long its job lived: the pages of its KV pool come when they are touched
+        self.assertIsNone(load.grows(result["rank_peak_kib"]), "rank_peak_kib")
 
 
 if __name__ == "__main__":
