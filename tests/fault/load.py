@@ -464,20 +464,12 @@ def flat_row(samples):
             "min": min(values), "max": max(values)}
 
 
-def grows(row):
-    """None if the fitted line rises by less than 5 % or 4 MiB, whichever is more, else by how much."""
-    room = max(4096, 0.05 * row["fit_first"])
-    if row["fit_last"] - row["fit_first"] >= room:
-        return f"it grows by {row['fit_last'] - row['fit_first']} KiB, {room:.0f} are allowed: {row}"
-    return None
-
-
 def not_flat(row):
     """None if memory is flat, else why not. Flat: the fitted line rises by less than 5 % or 4 MiB, whichever is more,
     and the most is no more above the least than twice that."""
     room = max(4096, 0.05 * row["fit_first"])
-    if grows(row):
-        return grows(row)
+    if row["fit_last"] - row["fit_first"] >= room:
+        return f"it grows by {row['fit_last'] - row['fit_first']} KiB, {room:.0f} are allowed: {row}"
     if row["max"] - row["min"] >= 2 * room:
         return f"it varies by {row['max'] - row['min']} KiB, {2 * room:.0f} are allowed: {row}"
     return None
