@@ -33,18 +33,6 @@ def connect(daemon, receive_buffer=None):
     return sock
 
 
-def read_all(sock):
-    back = b""
-    while True:
-        try:
-            more = sock.recv(65536)
-        except ConnectionResetError:
-            return back
-        if not more:
-            return back
-        back += more
-
-
 def rss_kib(pid):
     with open(f"/proc/{pid}/status", encoding="utf-8") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmRSS"))
@@ -71,7 +59,7 @@ class Streams(unittest.TestCase):
             self.assertEqual(daemon.metric("num_requests_waiting"), 1)
             self.assertNotIn(b"data:", back)
             first.close()
-            back += read_all(second)
+            back += harness.read_all(second)
             self.assertIn(b"data: [DONE]\n\n", back)
             second.close()
 
@@ -249,7 +237,7 @@ class Machine(unittest.TestCase):
                         with connect(daemon) as sock:
                             sock.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
                                          b"Content-Length: %d\r\n\r\n" % len(body) + body)
-                            found.append(read_all(sock)[:600])
+                            found.append(harness.read_all(sock)[:600])
                     except OSError:
                         found.append(b"")
 
@@ -309,7 +297,7 @@ class Machine(unittest.TestCase):
                         try:
                             sock.connect(path)
                             sock.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-                            return read_all(sock)
+                            return harness.read_all(sock)
                         except OSError:
                             return b""
                 harness.wait_until("it is ready", lambda: reply().startswith(b"HTTP/1.1 200"))

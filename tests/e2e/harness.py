@@ -203,6 +203,19 @@ class Daemon:
         self.close()
 
 
+def read_all(sock):
+    """All that comes until the other side closes, or resets."""
+    back = b""
+    while True:
+        try:
+            more = sock.recv(65536)
+        except ConnectionResetError:
+            return back
+        if not more:
+            return back
+        back += more
+
+
 def in_parallel(calls):
     """Runs callables, each in a thread of its own; their results in order. Raises the first error."""
     results = [None] * len(calls)

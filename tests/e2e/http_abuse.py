@@ -109,15 +109,7 @@ def exchange(daemon, data):
             sock.sendall(data)
         except OSError:
             pass  # it was answered and closed before all was sent
-        back = b""
-        while True:
-            try:
-                more = sock.recv(65536)
-            except ConnectionResetError:
-                return back
-            if not more:
-                return back
-            back += more
+        return harness.read_all(sock)
 
 
 def statuses(back):
