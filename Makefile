@@ -34,10 +34,10 @@ LIBS_all       := cli daemon placement worker kernels api
 LIBS_fuzz      := cli daemon placement worker api
 
 EXT_api        := -ljansson
-EXT_placement  := -ljansson
+EXT_placement  := -ljansson -llpsolve55 -lcolamd -lm
 EXT_kernels    :=
 EXT_worker     := -ljansson $(MPI_LIBS)
-EXT_daemon     := -lmicrohttpd -ljansson -lpcre2-8 -lutf8proc -lxxhash
+EXT_daemon     := -lmicrohttpd -lpcre2-8 -lutf8proc -lxxhash $(EXT_placement)
 EXT_cli        := $(EXT_daemon) -lcurl
 EXT_all        := -Wl,--as-needed $(EXT_daemon) $(MPI_LIBS) -lcurl
 

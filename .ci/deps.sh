@@ -15,6 +15,7 @@ libjansson-dev|JSON
 libpcre2-dev|split patterns of tokenizers
 libutf8proc-dev|Unicode normal forms of tokenizers
 libxxhash-dev|checksums of experts, keys of prefixes
+liblpsolve55-dev|linear and integer programmes of placement
 libcurl4-openssl-dev|HTTP client of moetuner bench and the tests
 libcmocka-dev|unit tests
 python3|end-to-end tests

@@ -27,6 +27,11 @@ program() {
     fi
 }
 
+# needed_header NAME FILE COST: a library without a .pc file
+needed_header() {
+    if [ -e "/usr/include/$2" ]; then yes "$1" ''; else no "$1" "needed: $3. Run \`make deps\`"; fi
+}
+
 # header NAME FILE
 header() {
     if [ -e "/usr/include/$2" ]; then yes "$1" ''; else no "$1" 'nothing is lost'; fi
@@ -51,6 +56,7 @@ found() {
     library PCRE2 libpcre2-8 'tokenizer'
     library utf8proc libutf8proc 'tokenizer'
     library xxhash libxxhash 'checksums'
+    needed_header lp_solve lpsolve/lp_lib.h 'placement'
     library libcurl libcurl 'HTTP client of moetuner bench and the tests'
     library cmocka cmocka 'unit tests'
     cpu
@@ -58,7 +64,6 @@ found() {
     echo 'for later, not used yet:'
     program CUDA nvcc 'nothing is lost: all backends are CPU ones'
     header NCCL nccl.h
-    header lp_solve lpsolve/lp_lib.h
 }
 
 list=$(found)

@@ -54,13 +54,50 @@ int plan_copy(const struct plan *p, struct plan *ret, struct mt_err *reterr)
 
     q.start = calloc(pairs + 1, sizeof *q.start);
     q.rank = calloc(copies, sizeof *q.rank);
-    if (!q.start || !q.rank) {
+    if (p->share)
+        q.share = calloc(copies, sizeof *q.share);
+    if (!q.start || !q.rank || (p->share && !q.share)) {
         plan_done(&q);
         return mt_error(reterr, MT_ENOMEM, "placement: no memory for %zu copies", copies);
     }
     memcpy(q.start, p->start, (pairs + 1) * sizeof *q.start);
     memcpy(q.rank, p->rank, copies * sizeof *q.rank);
+    if (p->share)
+        memcpy(q.share, p->share, copies * sizeof *q.share);
     *ret = q;
+    return 0;
+}
+
+int plan_from_held(uint32_t layers, uint32_t experts, uint32_t ranks, const uint8_t *held,
+                   struct plan *ret, struct mt_err *reterr)
+{
+    size_t pairs = (size_t)layers * experts, copies = 0;
+    int rc = check_shape("placement", layers, experts, ranks, reterr);
+    struct plan p = {.layers = layers, .experts = experts, .ranks = ranks};
+
+    if (rc)
+        return rc;
+    for (size_t i = 0; i < pairs * ranks; i++)
+        copies += held[i] != 0;
+    p.start = calloc(pairs + 1, sizeof *p.start);
+    p.rank = calloc(copies + 1, sizeof *p.rank);
+    if (!p.start || !p.rank) {
+        plan_done(&p);
+        return mt_error(reterr, MT_ENOMEM, "placement: no memory for %zu copies", copies);
+    }
+    for (size_t i = 0; i < pairs; i++) {
+        p.start[i + 1] = p.start[i];
+        for (uint32_t g = 0; g < ranks; g++)
+            if (held[i * ranks + g])
+                p.rank[p.start[i + 1]++] = (uint16_t)g;
+        if (p.start[i + 1] > p.start[i])
+            continue;
+        plan_done(&p);
+        return mt_error(reterr, MT_EINVAL,
+                        "placement: layer %zu, expert %zu: expected a copy, found none",
+                        i / experts, i % experts);
+    }
+    *ret = p;
     return 0;
 }
 
@@ -97,5 +134,6 @@ void plan_done(struct plan *p)
         return;
     free(p->start);
     free(p->rank);
+    free(p->share);
     *p = (struct plan){0};
 }

@@ -20,12 +20,17 @@ struct plan {
     uint32_t layers, experts, ranks;
     uint32_t *start; /* [layers*experts + 1], owned */
     uint16_t *rank;  /* [start[layers*experts]], owned */
+    float *share; /* as rank: the part of a pair's tokens that a draw gives to the copy; sums to 1
+                     over a pair; owned. NULL: even */
 };
 
 /* Expert e on rank e * ranks / experts in every layer (the even, contiguous default; experts <
  * ranks leaves ranks bare). */
 int plan_contiguous(uint32_t layers, uint32_t experts, uint32_t ranks, struct plan *ret,
                     struct mt_err *reterr);
+/* From held[layers][experts][ranks], non-zero where a rank has a copy; lowest rank first. */
+int plan_from_held(uint32_t layers, uint32_t experts, uint32_t ranks, const uint8_t *held,
+                   struct plan *ret, struct mt_err *reterr);
 int plan_copy(const struct plan *p, struct plan *ret, struct mt_err *reterr);
 /* Parses and checks; errors name the field, layer and expert. `name` is for messages. Unknown keys
  * are ignored. */

@@ -16,7 +16,7 @@ BEGIN {
 
     # Headers from outside, and the only files that may see them.
     only["microhttpd.h"] = "^(daemon/http[a-z_]*\\.[ch])$"
-    only["lp_lib.h"] = "^placement/"
+    only["lpsolve/lp_lib.h"] = "^placement/"
     only["mpi.h"] = "^(worker/|tests/mpi/)"
     only["nccl.h"] = "^worker/ep_nccl\\.[a-z]+$"
     only["cuda_runtime.h"] = "^(kernels/cuda/|worker/ep_(nccl|ipc)\\.[a-z]+$)"

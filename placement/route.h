@@ -1,0 +1,23 @@
+/* The copy that serves a token's expert, by the home alone (no global state).
+ *
+ * For each chosen expert in ascending id: the copy on the home, if any; else a rank that another
+ * chosen expert forces (it has its only copy there; lowest such rank); else, of the copies on the
+ * home's node if there are any, otherwise of all: one drawn by the plan's split fractions with a
+ * hash of (position, layer, expert). Pure; any thread. */
+#ifndef MT_PLACEMENT_ROUTE_H
+#define MT_PLACEMENT_ROUTE_H
+
+#include <stdint.h>
+
+#include "placement/cluster.h"
+#include "placement/plan.h"
+#include "placement/trace.h"
+
+/* chosen[topk] -> ret[topk], ret[i] the rank that serves chosen[i]. */
+void route_choose(const struct plan *plan, const struct cluster *c, uint32_t layer,
+                  const uint16_t *chosen, uint32_t topk, uint32_t home, uint64_t position,
+                  uint16_t *ret);
+/* In [0, 1): the draw of route_choose. */
+double route_draw(uint64_t position, uint32_t layer, uint32_t expert);
+
+#endif
