@@ -63,8 +63,8 @@ static int crowd_fill(const struct place_problem *p, const struct place_scenario
     return rc;
 }
 
-/* Seconds of the busiest port for rank-to-rank moves [from][to] of `bytes` each. Like all moves, they
- * are spread over many steps: latency is not their price. */
+/* Seconds of the busiest port for rank-to-rank moves [from][to] of `bytes` each. Like all moves,
+ * they are spread over many steps: latency is not their price. */
 static double move_seconds(const struct cluster *c, const double *moves, double bytes)
 {
     struct cluster k = *c;
@@ -162,8 +162,8 @@ static void cut_by_home(uint32_t tokens, const struct crowd *c, uint32_t ranks, 
         while (at < c->n && c->home[at] == g)
             at++;
         rest[g] = (uint64_t)tokens * (at - first) % c->n;
-        ret[g] = (struct stream){first, at - first,
-                                 (uint32_t)((uint64_t)tokens * (at - first) / c->n)};
+        ret[g] =
+            (struct stream){first, at - first, (uint32_t)((uint64_t)tokens * (at - first) / c->n)};
         left -= ret[g].take;
     }
     for (; left; left--) {

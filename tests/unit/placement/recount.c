@@ -9,7 +9,7 @@
 struct counts {
     double tokens[RECOUNT_RANKS]; /* by home */
     double pairs[RECOUNT_EXPERTS][RECOUNT_RANKS];
-    double d[RECOUNT_RANKS][RECOUNT_RANKS], c[RECOUNT_RANKS][RECOUNT_RANKS]; /* vectors */
+    double d[RECOUNT_RANKS][RECOUNT_RANKS], c[RECOUNT_RANKS][RECOUNT_RANKS];   /* vectors */
     double dn[RECOUNT_RANKS][RECOUNT_RANKS], cn[RECOUNT_RANKS][RECOUNT_RANKS]; /* between nodes */
     double ranks, remote, local;
 };
@@ -330,17 +330,17 @@ static void shares_of(const struct place_problem *p, const struct place_scenario
     bool more[RECOUNT_RANKS] = {false};
 
     for (uint32_t g = 0; g < p->cluster.ranks; g++) {
-        quota[g] = fixed ? (uint32_t)((uint64_t)s->tokens * held[g] / n)
-                         : s->tokens * (g + 1) / p->cluster.ranks - s->tokens * g / p->cluster.ranks;
+        quota[g] = fixed
+                       ? (uint32_t)((uint64_t)s->tokens * held[g] / n)
+                       : s->tokens * (g + 1) / p->cluster.ranks - s->tokens * g / p->cluster.ranks;
         left -= quota[g];
     }
     for (; left; left--) {
         uint32_t best = RECOUNT_RANKS;
 
         for (uint32_t g = 0; g < p->cluster.ranks; g++)
-            if (!more[g] &&
-                (best == RECOUNT_RANKS || (uint64_t)s->tokens * held[g] % n >
-                                              (uint64_t)s->tokens * held[best] % n))
+            if (!more[g] && (best == RECOUNT_RANKS || (uint64_t)s->tokens * held[g] % n >
+                                                          (uint64_t)s->tokens * held[best] % n))
                 best = g;
         more[best] = true;
         quota[best]++;
@@ -383,8 +383,8 @@ static void sampled_scenario(const struct place_problem *p, const struct place_s
 
             for (uint32_t g = 0; g < c->ranks; g++)
                 for (uint32_t j = 0; j < quota[g]; j++) {
-                    uint32_t at = s->phase == PLACE_PREFILL ? i * quota[g] + j
-                                                            : i + j * length[g] / quota[g];
+                    uint32_t at =
+                        s->phase == PLACE_PREFILL ? i * quota[g] + j : i + j * length[g] / quota[g];
                     uint64_t position = stream[g][at % length[g]];
                     const uint16_t *chosen = trace_at(s->trace, (uint32_t)position, l);
 
@@ -441,8 +441,8 @@ double recount_migration(const struct cluster *c, const struct plan *from, const
     return exchange(&quick, v, v, c->expert_bytes) / c->migration_share;
 }
 
-void recount_score(const struct place_problem *p, const struct plan *plan, enum score_evaluation how,
-                   uint16_t *const *homes, struct score *ret)
+void recount_score(const struct place_problem *p, const struct plan *plan,
+                   enum score_evaluation how, uint16_t *const *homes, struct score *ret)
 {
     static struct member m[4096];
 
@@ -473,5 +473,6 @@ void recount_score(const struct place_problem *p, const struct plan *plan, enum 
     }
     if (p->from)
         ret->migration = recount_migration(&p->cluster, p->from, plan);
-    ret->j = ret->tokens_seconds + ret->kv_moves + (p->horizon > 0 ? ret->migration / p->horizon : 0);
+    ret->j =
+        ret->tokens_seconds + ret->kv_moves + (p->horizon > 0 ? ret->migration / p->horizon : 0);
 }

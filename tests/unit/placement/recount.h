@@ -16,8 +16,8 @@ void recount_serve(const struct plan *plan, const struct cluster *c, uint32_t la
                    double prob[][RECOUNT_RANKS]);
 /* The J of score_plan and all that leads there. homes: of each scenario's documents, [documents],
  * or NULL: by load. */
-void recount_score(const struct place_problem *p, const struct plan *plan, enum score_evaluation how,
-                   uint16_t *const *homes, struct score *ret);
+void recount_score(const struct place_problem *p, const struct plan *plan,
+                   enum score_evaluation how, uint16_t *const *homes, struct score *ret);
 double recount_migration(const struct cluster *c, const struct plan *from, const struct plan *to);
 
 #endif

@@ -16,7 +16,10 @@ static uint32_t from_to(struct random *r, uint32_t a, uint32_t b)
 struct trace sample_trace(struct random *r, uint32_t layers, uint32_t experts, uint32_t topk,
                           uint32_t documents, uint32_t longest)
 {
-    struct trace t = {.name = "sample", .layers = layers, .experts = experts, .topk = topk,
+    struct trace t = {.name = "sample",
+                      .layers = layers,
+                      .experts = experts,
+                      .topk = topk,
                       .documents = documents};
 
     t.doc = calloc(documents + 1, sizeof *t.doc);
@@ -130,9 +133,10 @@ void sample_make(struct random *r, enum sample_copies copies, struct sample *ret
         ret->load[i] = calloc((size_t)p->layers * p->experts, sizeof *ret->load[i]);
         assert_non_null(ret->load[i]);
         trace_loads(&ret->trace[i], ret->load[i]);
-        *s = (struct place_scenario){"sample", random_below(r, 2) ? PLACE_PREFILL : PLACE_DECODE,
-                                     1.0 / p->scenarios, from_to(r, 1, 40), &ret->trace[i],
-                                     ret->load[i]};
+        *s = (struct place_scenario){
+            "sample",           random_below(r, 2) ? PLACE_PREFILL : PLACE_DECODE,
+            1.0 / p->scenarios, from_to(r, 1, 40),
+            &ret->trace[i],     ret->load[i]};
     }
     p->horizon = random_below(r, 2) ? 0 : 1e5;
     p->prompt_fraction = 0.5;
@@ -156,8 +160,12 @@ void sample_done(struct sample *s)
 
 struct trace sample_fixed(uint32_t experts, uint32_t topk, uint32_t tokens, const uint16_t *choice)
 {
-    struct trace t = {.name = "fixed", .layers = 1, .experts = experts, .topk = topk,
-                      .tokens = tokens, .documents = 1};
+    struct trace t = {.name = "fixed",
+                      .layers = 1,
+                      .experts = experts,
+                      .topk = topk,
+                      .tokens = tokens,
+                      .documents = 1};
 
     t.doc = calloc(2, sizeof *t.doc);
     t.choice = calloc((size_t)tokens * topk, sizeof *t.choice);
