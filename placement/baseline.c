@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "placement/score.h"
+
 int baseline_loads(const struct place_problem *p, double **ret, struct mt_err *reterr)
 {
     size_t pairs = (size_t)p->layers * p->experts;
@@ -52,10 +54,17 @@ int baseline_sizes(const struct place_problem *p, uint32_t *ret, struct mt_err *
 int baseline_result(const struct place_problem *p, struct plan *plan, const char *method,
                     const char *note, struct place_result *ret, struct mt_err *reterr)
 {
-    (void)p;
-    (void)reterr;
-    *ret = (struct place_result){
-        .plan = *plan, .method = method, .no_bound = "the method gives no bound"};
+    struct score score;
+    int rc = score_plan(p, plan, SCORE_FLUID, &score, reterr);
+
+    if (rc) {
+        plan_done(plan);
+        return rc;
+    }
+    *ret = (struct place_result){.plan = *plan,
+                                 .method = method,
+                                 .objective = score.j,
+                                 .no_bound = "the method gives no bound"};
     if (note)
         snprintf(ret->note, sizeof ret->note, "%s", note);
     *plan = (struct plan){0};
