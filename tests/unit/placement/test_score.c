@@ -10,10 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "example.h"
 #include "placement/homes.h"
 #include "placement/score.h"
 #include "recount.h"
-#include "sample.h"
 
 static void close_to(const char *what, int round, double found, double expected)
 {
@@ -71,9 +71,9 @@ static struct score score(const struct place_problem *p, const struct plan *plan
     return s;
 }
 
-static void compare(int round, struct sample *s, enum score_evaluation how)
+static void compare(int round, struct example *s, enum score_evaluation how)
 {
-    uint16_t *homes[SAMPLE_SCENARIOS] = {NULL};
+    uint16_t *homes[EXAMPLE_SCENARIOS] = {NULL};
     struct score found = score(&s->p, &s->plan, how), expected;
     struct mt_err err;
 
@@ -89,7 +89,7 @@ static void compare(int round, struct sample *s, enum score_evaluation how)
 }
 
 /* Documents of one token have nothing after the prompt: then there is nothing to decode. */
-static bool has_decode(const struct sample *s)
+static bool has_decode(const struct example *s)
 {
     bool all = true;
 
@@ -114,9 +114,9 @@ static void test_recount(void **unused)
 
     (void)unused;
     for (int round = 0; round < 900; round++) {
-        struct sample s;
+        struct example s;
 
-        sample_make(&r, round % 3, &s);
+        example_make(&r, round % 3, &s);
         compare(round, &s, SCORE_FLUID);
         compare(round, &s, SCORE_SAMPLED);
         s.p.homes = PLACE_HOMES_AFFINITY;
@@ -130,7 +130,7 @@ static void test_recount(void **unused)
             assert_int_equal(score_plan(&s.p, &s.plan, SCORE_FLUID, &unchanged, &err), MT_EINVAL);
             refused++;
         }
-        sample_done(&s);
+        example_done(&s);
     }
     assert_in_range(refused, 0, 300);
 }
@@ -141,15 +141,15 @@ static void test_loads_only(void **unused)
 
     (void)unused;
     for (int round = 0; round < 300; round++) {
-        struct sample s;
+        struct example s;
         struct score x;
         struct mt_err err;
 
-        sample_make(&r, round % 3, &s);
+        example_make(&r, round % 3, &s);
         s.p.scenario[random_below(&r, s.p.scenarios)].trace = NULL;
         compare(round, &s, SCORE_FLUID);
         assert_int_equal(score_plan(&s.p, &s.plan, SCORE_SAMPLED, &x, &err), MT_EUNSUPPORTED);
-        sample_done(&s);
+        example_done(&s);
     }
 }
 
@@ -161,10 +161,10 @@ static void test_ranks_renamed(void **unused)
     (void)unused;
     for (int round = 0; round < 300; round++) {
         uint16_t name[RECOUNT_RANKS];
-        struct sample s;
+        struct example s;
         struct score before, after;
 
-        sample_make(&r, SAMPLE_ONE_COPY, &s);
+        example_make(&r, EXAMPLE_ONE_COPY, &s);
         s.p.from = NULL;
         before = score(&s.p, &s.plan, SCORE_FLUID);
         for (uint16_t g = 0; g < s.p.cluster.ranks; g++)
@@ -182,7 +182,7 @@ static void test_ranks_renamed(void **unused)
             s.plan.rank[i] = name[s.plan.rank[i]];
         after = score(&s.p, &s.plan, SCORE_FLUID);
         assert_same(round, &after, &before);
-        sample_done(&s);
+        example_done(&s);
     }
 }
 
@@ -211,11 +211,11 @@ static void test_extremes(void **unused)
 
     (void)unused;
     for (int round = 0; round < 200; round++) {
-        struct sample s;
+        struct example s;
         enum score_evaluation how = round % 2;
         uint32_t ranks;
 
-        sample_make(&r, SAMPLE_SHARES, &s);
+        example_make(&r, EXAMPLE_SHARES, &s);
         ranks = s.p.cluster.ranks;
         fill_plan(&s.plan, ranks, false);
         for (uint32_t i = 0; i < s.p.scenarios; i++)
@@ -240,7 +240,7 @@ static void test_extremes(void **unused)
             close_to("dispatch", round, all.scenario[i].terms.dispatch, 0);
             close_to("combine", round, all.scenario[i].terms.combine, 0);
         }
-        sample_done(&s);
+        example_done(&s);
     }
 }
 
@@ -252,10 +252,10 @@ static void test_tokens_alike(void **unused)
 
     (void)unused;
     for (int round = 0; round < 300; round++) {
-        struct sample s;
+        struct example s;
         struct score fluid, sampled;
 
-        sample_make(&r, SAMPLE_ONE_COPY, &s);
+        example_make(&r, EXAMPLE_ONE_COPY, &s);
         for (uint32_t i = 0; i < s.p.scenarios; i++) {
             struct trace *t = &s.trace[i];
             size_t row = (size_t)t->layers * t->topk;
@@ -270,12 +270,12 @@ static void test_tokens_alike(void **unused)
         close_to("load", round, sampled.load, fluid.load);
         close_to("straggler", round, sampled.straggler, fluid.load);
         close_to("remote", round, sampled.remote, fluid.remote);
-        sample_done(&s);
+        example_done(&s);
     }
 }
 
 /* One scenario, whose trace has documents of one length. */
-static void retrace(struct random *r, struct sample *s, uint32_t documents, uint32_t length,
+static void retrace(struct random *r, struct example *s, uint32_t documents, uint32_t length,
                     uint32_t tokens)
 {
     struct trace *t = &s->trace[0];
@@ -288,7 +288,7 @@ static void retrace(struct random *r, struct sample *s, uint32_t documents, uint
     s->p.scenario[0].share = 1;
     s->p.scenario[0].tokens = tokens;
     trace_done(t);
-    *t = sample_trace(r, s->p.layers, s->p.experts, s->p.topk, documents * length, 1);
+    *t = example_trace(r, s->p.layers, s->p.experts, s->p.topk, documents * length, 1);
     t->documents = documents;
     for (uint32_t d = 0; d <= documents; d++)
         t->doc[d] = d * length;
@@ -309,10 +309,10 @@ static void test_fluid_is_below(void **unused)
     (void)unused;
     for (int round = 0; round < 300; round++) {
         uint32_t a_step = 1 + random_below(&r, 3), steps = 1 + random_below(&r, 5);
-        struct sample s;
+        struct example s;
         struct score fluid, sampled;
 
-        sample_make(&r, SAMPLE_ONE_COPY, &s);
+        example_make(&r, EXAMPLE_ONE_COPY, &s);
         a_step *= s.p.cluster.ranks;
         s.p.cluster.active_expert = 0;
         retrace(&r, &s, a_step * steps, 1, a_step);
@@ -323,7 +323,7 @@ static void test_fluid_is_below(void **unused)
         at_least("straggler", round, sampled.straggler, fluid.load);
         at_least("compute", round, sampled.terms.compute, fluid.terms.compute);
         close_to("dense", round, sampled.terms.dense, fluid.terms.dense);
-        sample_done(&s);
+        example_done(&s);
     }
 }
 
@@ -336,10 +336,10 @@ static void test_fluid_is_below_by_affinity(void **unused)
     (void)unused;
     for (int round = 0; round < 300; round++) {
         uint32_t documents = 1 + random_below(&r, 20), steps = 1 + random_below(&r, 5);
-        struct sample s;
+        struct example s;
         struct score fluid, sampled;
 
-        sample_make(&r, SAMPLE_ONE_COPY, &s);
+        example_make(&r, EXAMPLE_ONE_COPY, &s);
         s.p.homes = PLACE_HOMES_AFFINITY;
         s.p.prompt_tokens = 1;
         s.p.cluster.active_expert = 0;
@@ -358,7 +358,7 @@ static void test_fluid_is_below_by_affinity(void **unused)
         at_least("compute", round, sampled.terms.compute, fluid.terms.compute);
         at_least("dispatch", round, sampled.terms.dispatch, fluid.terms.dispatch);
         at_least("combine", round, sampled.terms.combine, fluid.terms.combine);
-        sample_done(&s);
+        example_done(&s);
     }
 }
 
@@ -391,7 +391,7 @@ static struct place_problem problem(const struct trace *t, const struct cluster 
 static void test_by_hand(void **unused)
 {
     static const uint16_t CHOICE[] = {0, 1, 0, 2, 2, 3, 2, 1};
-    struct trace t = sample_fixed(4, 2, 4, CHOICE);
+    struct trace t = example_fixed(4, 2, 4, CHOICE);
     struct cluster c = {.ranks = 2,
                         .nodes = 1,
                         .rank_link = {2, 5},
@@ -433,7 +433,7 @@ static void test_split_by_hand(void **unused)
 {
     static const uint16_t CHOICE[12];
     static const uint8_t HELD[] = {0, 1, 1};
-    struct trace t = sample_fixed(1, 1, 12, CHOICE);
+    struct trace t = example_fixed(1, 1, 12, CHOICE);
     struct cluster c = {.ranks = 3,
                         .nodes = 1,
                         .rank_link = {2, 5},
@@ -441,7 +441,7 @@ static void test_split_by_hand(void **unused)
                         .dispatch_bytes = 8,
                         .combine_bytes = 6};
     struct place_problem p = problem(&t, &c, PLACE_DECODE, 12);
-    struct plan plan = sample_held(1, 3, HELD);
+    struct plan plan = example_held(1, 3, HELD);
     struct score s;
 
     (void)unused;
@@ -465,7 +465,7 @@ static void test_split_by_hand(void **unused)
 static void test_migration_by_hand(void **unused)
 {
     static const uint8_t FROM[] = {1, 0, 0, 0, 0, 0, 1, 0}, TO[] = {1, 1, 0, 1, 0, 0, 0, 1};
-    struct plan from = sample_held(2, 4, FROM), to = sample_held(2, 4, TO);
+    struct plan from = example_held(2, 4, FROM), to = example_held(2, 4, TO);
     struct cluster c = {.ranks = 4,
                         .nodes = 2,
                         .node = {0, 0, 1, 1},
@@ -490,7 +490,7 @@ static void test_kv_by_hand(void **unused)
 {
     static const uint16_t CHOICE[] = {1, 1, 0, 0};
     static const uint8_t HELD[] = {1, 0, 0, 1};
-    struct trace t = sample_fixed(2, 1, 4, CHOICE);
+    struct trace t = example_fixed(2, 1, 4, CHOICE);
     struct cluster c = {.ranks = 2,
                         .nodes = 1,
                         .rank_link = {2, 5},
@@ -499,7 +499,7 @@ static void test_kv_by_hand(void **unused)
                         .combine_bytes = 6,
                         .kv_bytes = 12};
     struct place_problem p = problem(&t, &c, PLACE_DECODE, 2);
-    struct plan plan = sample_held(2, 2, HELD);
+    struct plan plan = example_held(2, 2, HELD);
 
     (void)unused;
     free(t.doc);
@@ -524,9 +524,9 @@ static void test_kv_by_hand(void **unused)
 static void test_limits(void **unused)
 {
     struct random r = {8};
-    struct trace t = sample_trace(&r, 2, PLACE_MAX_EXPERTS, TRACE_MAX_TOPK, 1, 2);
-    struct cluster c = sample_cluster(&r, PLAN_MAX_RANKS, 32);
-    struct plan plan = sample_plan(&r, 2, PLACE_MAX_EXPERTS, PLAN_MAX_RANKS, SAMPLE_SHARES);
+    struct trace t = example_trace(&r, 2, PLACE_MAX_EXPERTS, TRACE_MAX_TOPK, 1, 2);
+    struct cluster c = example_cluster(&r, PLAN_MAX_RANKS, 32);
+    struct plan plan = example_plan(&r, 2, PLACE_MAX_EXPERTS, PLAN_MAX_RANKS, EXAMPLE_SHARES);
 
     (void)unused;
     t.tokens = t.doc[1] = 1;

@@ -1,4 +1,4 @@
-#include "sample.h"
+#include "example.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,10 +13,10 @@ static uint32_t from_to(struct random *r, uint32_t a, uint32_t b)
     return a + random_below(r, b - a + 1);
 }
 
-struct trace sample_trace(struct random *r, uint32_t layers, uint32_t experts, uint32_t topk,
-                          uint32_t documents, uint32_t longest)
+struct trace example_trace(struct random *r, uint32_t layers, uint32_t experts, uint32_t topk,
+                           uint32_t documents, uint32_t longest)
 {
-    struct trace t = {.name = "sample",
+    struct trace t = {.name = "example",
                       .layers = layers,
                       .experts = experts,
                       .topk = topk,
@@ -58,8 +58,8 @@ static void random_shares(struct random *r, float *share, uint32_t n)
         share[i] = (float)(part[i] / sum);
 }
 
-struct plan sample_plan(struct random *r, uint32_t layers, uint32_t experts, uint32_t ranks,
-                        enum sample_copies copies)
+struct plan example_plan(struct random *r, uint32_t layers, uint32_t experts, uint32_t ranks,
+                         enum example_copies copies)
 {
     struct plan p = {.layers = layers, .experts = experts, .ranks = ranks};
     size_t pairs = (size_t)layers * experts;
@@ -67,10 +67,10 @@ struct plan sample_plan(struct random *r, uint32_t layers, uint32_t experts, uin
 
     p.start = calloc(pairs + 1, sizeof *p.start);
     p.rank = calloc(pairs * ranks, sizeof *p.rank);
-    p.share = copies == SAMPLE_SHARES ? calloc(pairs * ranks, sizeof *p.share) : NULL;
+    p.share = copies == EXAMPLE_SHARES ? calloc(pairs * ranks, sizeof *p.share) : NULL;
     assert_true(p.start && p.rank);
     for (size_t i = 0; i < pairs; i++) {
-        uint32_t of = copies == SAMPLE_ONE_COPY || random_below(r, 2) ? 1 : from_to(r, 1, ranks);
+        uint32_t of = copies == EXAMPLE_ONE_COPY || random_below(r, 2) ? 1 : from_to(r, 1, ranks);
 
         if (p.share)
             random_shares(r, p.share + n, of);
@@ -89,9 +89,9 @@ struct plan sample_plan(struct random *r, uint32_t layers, uint32_t experts, uin
     return p;
 }
 
-struct cluster sample_cluster(struct random *r, uint32_t ranks, uint32_t nodes)
+struct cluster example_cluster(struct random *r, uint32_t ranks, uint32_t nodes)
 {
-    struct cluster c = {.name = "sample", .ranks = ranks, .nodes = nodes};
+    struct cluster c = {.name = "example", .ranks = ranks, .nodes = nodes};
     double magnitude = random_below(r, 2) ? 0.1 : 3;
 
     for (uint32_t g = 0; g < ranks; g++) {
@@ -114,7 +114,7 @@ struct cluster sample_cluster(struct random *r, uint32_t ranks, uint32_t nodes)
     return c;
 }
 
-void sample_make(struct random *r, enum sample_copies copies, struct sample *ret)
+void example_make(struct random *r, enum example_copies copies, struct example *ret)
 {
     struct place_problem *p = &ret->p;
     uint32_t ranks = from_to(r, 1, 8);
@@ -123,18 +123,18 @@ void sample_make(struct random *r, enum sample_copies copies, struct sample *ret
     p->layers = from_to(r, 1, 3);
     p->experts = from_to(r, 1, 12);
     p->topk = from_to(r, 1, p->experts < 4 ? p->experts : 4);
-    p->cluster = sample_cluster(r, ranks, from_to(r, 1, ranks < 3 ? ranks : 3));
-    p->scenarios = from_to(r, 1, SAMPLE_SCENARIOS);
+    p->cluster = example_cluster(r, ranks, from_to(r, 1, ranks < 3 ? ranks : 3));
+    p->scenarios = from_to(r, 1, EXAMPLE_SCENARIOS);
     for (uint32_t i = 0; i < p->scenarios; i++) {
         struct place_scenario *s = &p->scenario[i];
 
         ret->trace[i] =
-            sample_trace(r, p->layers, p->experts, p->topk, from_to(r, 1, 12), from_to(r, 2, 12));
+            example_trace(r, p->layers, p->experts, p->topk, from_to(r, 1, 12), from_to(r, 2, 12));
         ret->load[i] = calloc((size_t)p->layers * p->experts, sizeof *ret->load[i]);
         assert_non_null(ret->load[i]);
         trace_loads(&ret->trace[i], ret->load[i]);
         *s = (struct place_scenario){
-            "sample",           random_below(r, 2) ? PLACE_PREFILL : PLACE_DECODE,
+            "example",          random_below(r, 2) ? PLACE_PREFILL : PLACE_DECODE,
             1.0 / p->scenarios, from_to(r, 1, 40),
             &ret->trace[i],     ret->load[i]};
     }
@@ -142,13 +142,13 @@ void sample_make(struct random *r, enum sample_copies copies, struct sample *ret
     p->prompt_fraction = 0.5;
     p->prompt_tokens = random_below(r, 2) ? 0 : from_to(r, 1, 4);
     p->home_slack = 0.3 * random_unit(r);
-    ret->plan = sample_plan(r, p->layers, p->experts, ranks, copies);
-    ret->from = sample_plan(r, p->layers, p->experts, ranks, copies);
+    ret->plan = example_plan(r, p->layers, p->experts, ranks, copies);
+    ret->from = example_plan(r, p->layers, p->experts, ranks, copies);
     if (random_below(r, 2))
         p->from = &ret->from;
 }
 
-void sample_done(struct sample *s)
+void example_done(struct example *s)
 {
     for (uint32_t i = 0; i < s->p.scenarios; i++) {
         trace_done(&s->trace[i]);
@@ -158,7 +158,7 @@ void sample_done(struct sample *s)
     plan_done(&s->from);
 }
 
-struct trace sample_fixed(uint32_t experts, uint32_t topk, uint32_t tokens, const uint16_t *choice)
+struct trace example_fixed(uint32_t experts, uint32_t topk, uint32_t tokens, const uint16_t *choice)
 {
     struct trace t = {.name = "fixed",
                       .layers = 1,
@@ -175,7 +175,7 @@ struct trace sample_fixed(uint32_t experts, uint32_t topk, uint32_t tokens, cons
     return t;
 }
 
-struct plan sample_held(uint32_t experts, uint32_t ranks, const uint8_t *held)
+struct plan example_held(uint32_t experts, uint32_t ranks, const uint8_t *held)
 {
     struct plan p;
     struct mt_err err;
