@@ -229,7 +229,7 @@ static void test_random_pairs(void **unused)
     uint32_t detours = 0, staged = 0, priced = 0, stuck = 0;
 
     (void)unused;
-    for (uint32_t round = 0; round < 6000; round++)
+    for (uint32_t round = 0; round < 20000; round++)
         check_pair(&r, round, &detours, &staged, &priced, &stuck);
     assert_true(detours > 100 && staged > 100 && priced > 1000 && stuck > 100);
 }
