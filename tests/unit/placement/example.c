@@ -66,6 +66,7 @@ struct plan example_plan(struct random *r, uint32_t layers, uint32_t experts, ui
     uint32_t n = 0;
 
     p.start = calloc(pairs + 1, sizeof *p.start);
+    assert_true(pairs > 0 && ranks > 0);
     p.rank = calloc(pairs * ranks, sizeof *p.rank);
     p.share = copies == EXAMPLE_SHARES ? calloc(pairs * ranks, sizeof *p.share) : NULL;
     assert_true(p.start && p.rank);

@@ -207,8 +207,8 @@ static void test_limits(void **unused)
     for (uint32_t i = 0; i < pairs; i++)
         p.start[i + 1] = i + 1;
     p.start[pairs] = pairs - 1 + copies; /* the last pair: all ranks but the last */
-    for (uint16_t g = 0; g < copies; g++)
-        p.rank[pairs - 1 + g] = g;
+    for (uint32_t g = 0; g < copies; g++)
+        p.rank[pairs - 1 + g] = (uint16_t)g;
     for (uint16_t k = 0; k < TRACE_MAX_TOPK; k++) {
         chosen[k] = (uint16_t)(p.experts - 1 - k);
         p.rank[pairs - 1 - k] = k ? PLAN_MAX_RANKS - 1 : 0;

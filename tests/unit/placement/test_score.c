@@ -167,8 +167,8 @@ static void test_ranks_renamed(void **unused)
         example_make(&r, EXAMPLE_ONE_COPY, &s);
         s.p.from = NULL;
         before = score(&s.p, &s.plan, SCORE_FLUID);
-        for (uint16_t g = 0; g < s.p.cluster.ranks; g++)
-            name[g] = g;
+        for (uint32_t g = 0; g < s.p.cluster.ranks; g++)
+            name[g] = (uint16_t)g;
         for (uint32_t g = 0; g < s.p.cluster.ranks; g++) {
             uint32_t h = random_below(&r, s.p.cluster.ranks);
             uint16_t was = name[g];
@@ -197,8 +197,8 @@ static void fill_plan(struct plan *p, uint32_t ranks, bool everywhere)
     p->rank = calloc(pairs * ranks, sizeof *p->rank);
     assert_non_null(p->rank);
     for (size_t i = 0; i < pairs; i++) {
-        for (uint16_t g = 0; g < (everywhere ? ranks : 1); g++)
-            p->rank[n++] = g;
+        for (uint32_t g = 0; g < (everywhere ? ranks : 1); g++)
+            p->rank[n++] = (uint16_t)g;
         p->start[i + 1] = n;
     }
 }
