@@ -231,26 +231,53 @@ static void group_layer(struct grace *g)
     }
 }
 
-/* The heaviest rank's experts, heaviest first, to as many of the least loaded ranks with a free
- * slot as its load is times the mean; until it has no more than the mean. */
+/* One layer's ranks while copies are made. */
+struct copying {
+    double sum[PLAN_MAX_RANKS]; /* load */
+    uint32_t used[PLAN_MAX_RANKS];
+};
+
+/* Up to n copies of an expert, on the least loaded ranks with a free slot; how many. */
+static uint32_t copy_expert(const struct cluster *c, struct copying *k, uint8_t *held, uint32_t n,
+                            uint32_t *to)
+{
+    for (uint32_t made = 0; made < n; made++) {
+        uint32_t best = UINT32_MAX;
+
+        for (uint32_t r = 0; r < c->ranks; r++)
+            if (k->used[r] < c->slots[r] && !held[r] &&
+                (best == UINT32_MAX || k->sum[r] < k->sum[best]))
+                best = r;
+        if (best == UINT32_MAX)
+            return made;
+        held[best] = 1;
+        k->used[best]++;
+        to[made] = best;
+    }
+    return n;
+}
+
+/* The heaviest rank's experts, heaviest first, to as many other ranks as its load is times the
+ * mean; until it has no more than the mean. */
 static void replicate(const struct grace *g, const double *load, uint8_t *held)
 {
     const struct cluster *c = &g->p->cluster;
-    double sum[PLAN_MAX_RANKS] = {0}, mean = 0;
-    uint32_t used[PLAN_MAX_RANKS] = {0}, worst = 0, copies, experts = g->p->experts;
+    struct copying k = {0};
+    double mean = 0;
+    uint32_t worst = 0, copies, experts = g->p->experts, to[PLAN_MAX_RANKS];
     bool done[PLACE_MAX_EXPERTS] = {false};
 
     for (uint32_t e = 0; e < experts; e++) {
-        sum[g->rank[e]] += load[e];
-        used[g->rank[e]]++;
+        k.sum[g->rank[e]] += load[e];
+        k.used[g->rank[e]]++;
         mean += load[e] / c->ranks;
     }
     for (uint32_t r = 1; r < c->ranks; r++)
-        worst = sum[r] > sum[worst] ? r : worst;
-    copies = mean > 0 && sum[worst] / mean >= 2 ? (uint32_t)(sum[worst] / mean) : 1;
+        worst = k.sum[r] > k.sum[worst] ? r : worst;
+    copies = k.sum[worst] >= 2 * mean && mean > 0 ? (uint32_t)(k.sum[worst] / mean) : 1;
     copies = copies < c->ranks - 1 ? copies : c->ranks - 1;
-    while (sum[worst] > mean) {
-        uint32_t to[PLAN_MAX_RANKS], n = 0, hot = UINT32_MAX;
+    while (k.sum[worst] > mean) {
+        uint32_t n, hot = UINT32_MAX;
 
         for (uint32_t e = 0; e < experts; e++)
             if (g->rank[e] == worst && !done[e] && (hot == UINT32_MAX || load[e] > load[hot]))
@@ -258,22 +285,10 @@ static void replicate(const struct grace *g, const double *load, uint8_t *held)
         if (hot == UINT32_MAX)
             return;
         done[hot] = true;
-        while (n < copies) {
-            uint32_t best = UINT32_MAX;
-
-            for (uint32_t r = 0; r < c->ranks; r++)
-                if (used[r] < c->slots[r] && !held[(size_t)hot * c->ranks + r] &&
-                    (best == UINT32_MAX || sum[r] < sum[best]))
-                    best = r;
-            if (best == UINT32_MAX)
-                break;
-            held[(size_t)hot * c->ranks + best] = 1;
-            used[best]++;
-            to[n++] = best;
-        }
+        n = copy_expert(c, &k, held + (size_t)hot * c->ranks, copies, to);
         for (uint32_t i = 0; i < n; i++)
-            sum[to[i]] += load[hot] / (n + 1);
-        sum[worst] -= load[hot] * n / (n + 1);
+            k.sum[to[i]] += load[hot] / (n + 1);
+        k.sum[worst] -= load[hot] * n / (n + 1);
     }
 }
 
