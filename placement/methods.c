@@ -1,6 +1,8 @@
 #include "placement/methods.h"
 
 const struct place_method PLACE_METHODS[] = {
+    {"joint", "ours: tail compute, traffic, replicas, homes and migration in one search",
+     joint_solve},
     {"contiguous", "experts in order, as many on each rank; spare slots unused", contiguous_solve},
     {"random", "contiguous of shuffled experts, by --seed", random_solve},
     {"eplb", "DeepSeek's greedy load balancer with replicas, hierarchical over nodes", eplb_solve},
