@@ -185,7 +185,7 @@ int foreign_read_trtllm(const char *folder, struct loads *ret, uint32_t *ret_den
 
     if (rc)
         return rc;
-    l->load = calloc((size_t)l->layers * l->experts + 1, sizeof *l->load);
+    s.sum = calloc((size_t)PLAN_MAX_LAYERS * s.experts + 1, sizeof *s.sum);
     if (!s.sum)
         return mt_error(reterr, MT_ENOMEM, "%s: no memory for %u experts", folder, s.experts);
     rc = add_ranks(&s, reterr);
