@@ -24,34 +24,43 @@ static void crowd_done(struct crowd *c)
     free(c->home);
 }
 
+/* Adds what a document has of it: `of` are the documents' homes, or NULL. */
+static void crowd_add(const struct place_problem *p, const struct place_scenario *s, uint32_t doc,
+                      const uint16_t *of, struct crowd *c)
+{
+    uint32_t first = s->trace->doc[doc], end = s->trace->doc[doc + 1];
+    uint32_t prompt = homes_prompt(p, end - first);
+
+    if (of) {
+        c->prompt[of[doc]] += prompt;
+        first += prompt;
+    } else if (p->homes == PLACE_HOMES_AFFINITY) {
+        end = first + prompt;
+    }
+    for (uint32_t i = first; i < end; i++) {
+        if (of)
+            c->home[c->n] = of[doc];
+        c->token[c->n++] = i;
+    }
+}
+
 static int crowd_fill(const struct place_problem *p, const struct place_scenario *s,
                       const struct plan *plan, struct crowd *ret, struct mt_err *reterr)
 {
     const struct trace *t = s->trace;
-    bool moves = p->homes == PLACE_HOMES_AFFINITY, decode = moves && s->phase == PLACE_DECODE;
+    bool moved = p->homes == PLACE_HOMES_AFFINITY && s->phase == PLACE_DECODE;
     struct crowd c = {.token = calloc(t->tokens, sizeof *c.token)};
-    uint16_t *of = decode ? calloc(t->documents, sizeof *of) : NULL;
+    uint16_t *of = moved ? calloc(t->documents, sizeof *of) : NULL;
     int rc = 0;
 
-    if (decode)
+    if (moved)
         c.home = calloc(t->tokens, sizeof *c.home);
-    if (!c.token || (decode && (!c.home || !of)))
+    if (!c.token || (moved && (!c.home || !of)))
         rc = mt_error(reterr, MT_ENOMEM, "score: no memory for %u tokens", t->tokens);
-    else if (decode)
+    else if (moved)
         rc = homes_affinity(p, t, plan, of, reterr);
-    for (uint32_t d = 0; !rc && d < t->documents; d++) {
-        uint32_t prompt = moves ? homes_prompt(p, t->doc[d + 1] - t->doc[d]) : 0;
-        uint32_t first = decode ? t->doc[d] + prompt : t->doc[d];
-        uint32_t end = moves && !decode ? t->doc[d] + prompt : t->doc[d + 1];
-
-        if (decode)
-            c.prompt[of[d]] += prompt;
-        for (uint32_t i = first; i < end; i++) {
-            if (decode)
-                c.home[c.n] = of[d];
-            c.token[c.n++] = i;
-        }
-    }
+    for (uint32_t d = 0; !rc && d < t->documents; d++)
+        crowd_add(p, s, d, of, &c);
     free(of);
     if (!rc && !c.n)
         rc = mt_error(reterr, MT_EINVAL,
