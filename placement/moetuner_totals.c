@@ -12,6 +12,7 @@
 #define MAX_RANKS 4 /* 24 permutations a layer; totals in 16 bits each */
 #define MAX_ORDERS 24
 #define MAX_STATES 400000 /* totals, over all layers */
+#define SLOTS (2 * MAX_STATES + 1)
 
 /* Sets of totals, one after another for the layers. */
 struct level {
@@ -33,7 +34,7 @@ struct count {
     uint32_t *back;   /* [MAX_STATES][orders]: state * MAX_ORDERS + order of the layer before */
     uint32_t used;
     uint64_t *slot; /* hash table of the level that grows: its stamp, state in 32 bits each */
-    uint32_t slots, stamp;
+    uint32_t stamp;
     double mean, off;
 };
 
@@ -54,10 +55,10 @@ static double distance(const struct count *c, uint64_t code)
 /* The state of these totals in the level that grows, UINT32_MAX if there is no room. */
 static uint32_t find(struct count *c, struct level *level, uint64_t code)
 {
-    uint32_t at = (uint32_t)((code * 0x9e3779b97f4a7c15u) >> 40) % c->slots;
+    uint32_t at = (uint32_t)((code * 0x9e3779b97f4a7c15u) >> 40) % SLOTS;
 
     while (c->slot[at] >> 32 == c->stamp && c->code[(uint32_t)c->slot[at]] != code)
-        at = (at + 1) % c->slots;
+        at = (at + 1) % SLOTS;
     if (c->slot[at] >> 32 == c->stamp)
         return (uint32_t)c->slot[at];
     if (c->used == MAX_STATES)
@@ -281,7 +282,6 @@ static int count_make(struct moetuner *m, struct count *ret, struct mt_err *rete
     size_t layers = m->layers;
 
     list_orders(&c, 0, order, 0);
-    c.slots = 2 * MAX_STATES + 1;
     c.adds = calloc(layers * c.orders, sizeof *c.adds);
     c.step = calloc(layers * c.orders * c.orders, sizeof *c.step);
     c.rest = calloc(layers * c.orders, sizeof *c.rest);
@@ -291,7 +291,7 @@ static int count_make(struct moetuner *m, struct count *ret, struct mt_err *rete
     c.code = malloc(MAX_STATES * sizeof *c.code);
     c.cost = malloc((size_t)MAX_STATES * c.orders * sizeof *c.cost);
     c.back = malloc((size_t)MAX_STATES * c.orders * sizeof *c.back);
-    c.slot = calloc(c.slots, sizeof *c.slot);
+    c.slot = calloc(SLOTS, sizeof *c.slot);
     if (!c.adds || !c.step || !c.rest || !c.low || !c.high || !c.at || !c.code || !c.cost ||
         !c.back || !c.slot) {
         count_done(&c);
