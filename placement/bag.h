@@ -14,7 +14,7 @@ struct bag_group {
     const struct trace *trace; /* borrowed */
     double weight; /* seconds of J for each second that a port works for one of its tokens */
     uint32_t tokens, first; /* first: its first class */
-    bool homes;
+    bool homes, drawn;      /* a class for each rank; which one a token is in was drawn */
 };
 
 struct bag {
@@ -34,7 +34,8 @@ enum bag_homes {
 };
 
 /* homes: for PLACE_HOMES_AFFINITY, for each scenario the homes [documents] of its trace (NULL with
- * homes by load). At most max_tokens of all traces together, spread evenly. */
+ * homes by load). At most about max_tokens in all, each group with the same room, spread
+ * evenly over its trace. */
 int bag_new(const struct place_problem *p, const uint16_t *const *homes, enum bag_homes kind,
             uint32_t max_tokens, uint64_t seed, struct bag *ret, struct mt_err *reterr);
 void bag_done(struct bag *b);
