@@ -1,6 +1,7 @@
 /* Our method: the whole objective at once. Cross-validation chooses how much to resample; rounds of
  * search find placements; the oracle judges them beside the incumbent and the baselines. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -198,6 +199,20 @@ static int solve(struct joint *j, struct mt_err *reterr)
     return search_once(j, NULL, &j->best, j->run->seed, reterr);
 }
 
+static void describe(const struct joint *j, struct place_result *ret)
+{
+    const struct sample_rule *r = &j->rule.sample;
+
+    if (r->documents > 0)
+        snprintf(
+            ret->note, sizeof ret->note,
+            "steps resampled from %g of the documents, %g tokens of each at most; traffic x %g",
+            r->documents, r->cap, j->rule.traffic);
+    else
+        snprintf(ret->note, sizeof ret->note, "steps as in the traces; traffic x %g",
+                 j->rule.traffic);
+}
+
 int joint_solve(const struct place_problem *p, const struct place_run *run,
                 struct place_result *ret, struct mt_err *reterr)
 {
@@ -225,6 +240,7 @@ int joint_solve(const struct place_problem *p, const struct place_run *run,
                                      .objective = j.score->j,
                                      .no_bound = "not computed",
                                      .iterations = j.tried};
+        describe(&j, ret);
     }
     free(j.score);
     return rc;
