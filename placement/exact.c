@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "placement/exact_table.h"
-#include "placement/fluid.h"
+#include "placement/layer_cost.h"
 #include "placement/random.h"
 
 #define STARTS 12
@@ -264,7 +264,7 @@ const char *exact_refuses(const struct place_problem *p)
 {
     if (p->experts > EXACT_MAX_EXPERTS)
         return "more than 16 experts";
-    return fluid_refuses(p);
+    return layer_cost_refuses(p);
 }
 
 static int refused(const struct place_problem *p, struct mt_err *reterr)

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "placement/fluid.h"
+#include "placement/layer_cost.h"
 
 static uint32_t sets(const struct exact_table *t)
 {
@@ -100,7 +100,7 @@ static void expert_terms(const struct exact_table *t, double *ret)
     double compute[EXACT_MAX_EXPERTS];
 
     for (uint32_t s = 0; s < p->scenarios; s++) {
-        fluid_compute(p, &p->scenario[s], t->layer, compute);
+        layer_cost_compute(p, &p->scenario[s], t->layer, compute);
         for (uint32_t e = 0; e < p->experts; e++)
             ret[e * t->sums + s] = compute[e] * p->scenario[s].share / p->scenario[s].tokens;
     }
@@ -144,7 +144,7 @@ static void constants(struct exact_table *t)
     for (uint32_t s = 0; s < p->scenarios; s++) {
         double weight = p->scenario[s].share / p->scenario[s].tokens;
 
-        t->constant += weight * fluid_dense(c, p->scenario[s].tokens);
+        t->constant += weight * layer_cost_dense(c, p->scenario[s].tokens);
         if (t->one_node && t->trace_of[s] != EXACT_NONE)
             t->constant += weight * 2 * (c->ranks - 1) * c->rank_link.latency;
     }
@@ -240,8 +240,8 @@ static double scenario_traffic(const struct exact_table *t, uint32_t s, const st
     const double *once = c->two_level ? out->node : NULL;
     double tokens = t->p->scenario[s].tokens;
 
-    return (fluid_exchange(c, tokens, out->rank, once, c->dispatch_bytes) +
-            fluid_exchange(c, tokens, back->rank, c->exact_combine ? NULL : once,
+    return (layer_cost_exchange(c, tokens, out->rank, once, c->dispatch_bytes) +
+            layer_cost_exchange(c, tokens, back->rank, c->exact_combine ? NULL : once,
                            c->combine_bytes)) *
            t->p->scenario[s].share / tokens;
 }
@@ -283,11 +283,11 @@ double exact_traffic_bound(const struct exact_table *t, const uint32_t *set)
         struct vectors v;
 
         vectors_of(t, i, set, false, &v);
-        sum += fluid_exchange(c, t->traffic[i].tokens, v.rank, c->two_level ? v.node : NULL,
+        sum += layer_cost_exchange(c, t->traffic[i].tokens, v.rank, c->two_level ? v.node : NULL,
                               c->dispatch_bytes + (c->exact_combine ? 0 : c->combine_bytes));
         if (c->exact_combine) {
             vectors_of(t, i, set, true, &v);
-            sum += fluid_exchange(c, t->traffic[i].tokens, v.rank, NULL, c->combine_bytes);
+            sum += layer_cost_exchange(c, t->traffic[i].tokens, v.rank, NULL, c->combine_bytes);
         }
     }
     return sum;

@@ -1,23 +1,30 @@
-/* What one layer costs in the fluid evaluation with homes by load and one copy of each expert, from
- * what its ranks are touched by. There every rank is the home of an equal part of the tokens, so a
- * rank's traffic does not depend on who sends it. Pure; any thread. */
+/* One layer of one scenario in expectation: served tokens, vectors on links, seconds. The fluid
+ * half of score.h. Pure; an object belongs to one thread. */
 #ifndef MT_PLACEMENT_FLUID_H
 #define MT_PLACEMENT_FLUID_H
 
 #include "placement/placement.h"
+#include "placement/step.h"
 
-/* X(M) of dispatch, and, since every port's ends change places, of combine. vectors[ranks]: per
- * token of the step, to each rank. network[nodes]: to each node, or NULL for the sum over its
- * ranks. */
-double fluid_exchange(const struct cluster *c, double tokens, const double *vectors,
-                      const double *network, double bytes);
-/* alpha n p + beta (1 - (1 - p)^n) of every expert: ret[experts]. What a rank computes is the sum
- * over its experts. */
-void fluid_compute(const struct place_problem *p, const struct place_scenario *s, uint32_t layer,
-                   double *ret);
-/* max_g dense(n / ranks), seconds per layer */
-double fluid_dense(const struct cluster *c, double tokens);
-/* Does the formula hold for the problem? NULL, or why not (static). */
-const char *fluid_refuses(const struct place_problem *p);
+/* The tokens of a scenario: which of the trace, and where they live. */
+struct fluid_tokens {
+    const uint32_t *token; /* [n] indexes into the trace, or NULL: all, in order */
+    uint32_t n;
+    const uint16_t *home; /* [n] of each; NULL: every home alike */
+};
+
+struct fluid; /* scratch for a plan's layers */
+
+int fluid_new(const struct place_problem *p, struct fluid **ret, struct mt_err *reterr);
+void fluid_free(struct fluid *f);
+/* Seconds and figures of one layer, added to *ret and *ret_figures. tokens is ignored for a
+ * scenario that knows loads only. */
+void fluid_layer(struct fluid *f, const struct plan *plan, const struct place_scenario *s,
+                 const struct fluid_tokens *tokens, uint32_t layer, struct step_terms *ret,
+                 struct step_figures *ret_figures);
+/* Of the last layer, borrowed: token-expert pairs per rank [ranks] and vectors [from][to], of a
+ * step. */
+const double *fluid_loads(const struct fluid *f);
+const double *fluid_traffic(const struct fluid *f);
 
 #endif

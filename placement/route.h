@@ -7,6 +7,7 @@
 #ifndef MT_PLACEMENT_ROUTE_H
 #define MT_PLACEMENT_ROUTE_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "placement/cluster.h"
@@ -17,6 +18,10 @@
 void route_choose(const struct plan *plan, const struct cluster *c, uint32_t layer,
                   const uint16_t *chosen, uint32_t topk, uint32_t home, uint64_t position,
                   uint16_t *ret);
+/* The probability that the draw takes the copy-th copy of pair = layer * experts + expert for a
+ * token of `home` (1 for the copy on the home). */
+double route_share(const struct plan *plan, const struct cluster *c, size_t pair, uint32_t home,
+                   uint32_t copy);
 /* In [0, 1): the draw of route_choose. */
 double route_draw(uint64_t position, uint32_t layer, uint32_t expert);
 

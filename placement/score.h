@@ -18,22 +18,25 @@ enum score_evaluation { SCORE_FLUID, SCORE_SAMPLED };
 struct score_scenario {
     struct step_terms terms; /* seconds of a mean step */
     double step;             /* their sum: T_s (flow semantics: load and flow terms) */
-    double load, load_worst; /* max/mean over ranks: mean over layers, and the worst layer */
+    double load, load_worst; /* max/mean of the ranks' loads over all steps: mean over layers, and
+                                the worst layer */
+    double straggler;        /* max/mean within a step, mean over steps and layers */
     double active;           /* busiest rank's active experts, mean over layers */
     double ranks, remote;    /* per token and layer: |S|, |S minus home| */
     double local;            /* share of token-expert pairs that stay at home */
+    double tokens;           /* of a mean step: n_s, less where a home has no tokens */
     uint32_t steps;          /* sampled: how many; fluid: 0 */
     bool traffic;            /* false: no token paths, so traffic was not priced */
 };
 
 struct score {
     enum score_evaluation evaluation;
-    double tokens_seconds;                         /* sum_s w_s T_s / n_s */
-    double migration;                              /* T_mig, seconds; 0 without an incumbent */
-    double kv_moves;                               /* seconds per token, homes by affinity */
-    double j;                                      /* J */
-    double load, load_worst, ranks, remote, local; /* means over scenarios by their shares */
-    struct step_terms terms;                       /* seconds per token, by their shares */
+    double tokens_seconds; /* sum_s w_s T_s / n_s */
+    double migration;      /* T_mig, seconds; 0 without an incumbent */
+    double kv_moves;       /* seconds per token, homes by affinity */
+    double j;              /* J */
+    double load, load_worst, straggler, ranks, remote, local; /* means by the scenarios' shares */
+    struct step_terms terms; /* seconds per token, by their shares */
     uint32_t scenarios;
     struct score_scenario scenario[PLACE_MAX_SCENARIOS];
 };
@@ -44,5 +47,8 @@ int score_plan(const struct place_problem *p, const struct plan *plan, enum scor
 /* T_mig: seconds of the busiest port while `to` is made from `from` (each new copy is read from the
  * nearest old one, lowest rank first). */
 double score_migration(const struct cluster *c, const struct plan *from, const struct plan *to);
+
+/* Where a new copy on `rank` is read from: an old copy on its node, else any; lowest rank. */
+uint32_t score_source(const struct cluster *c, const struct plan *from, size_t pair, uint32_t rank);
 
 #endif

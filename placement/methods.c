@@ -1,0 +1,9 @@
+#include "placement/methods.h"
+
+const struct place_method PLACE_METHODS[] = {
+    {"contiguous", "experts in order, as many on each rank; spare slots unused", contiguous_solve},
+    {"random", "contiguous of shuffled experts, by --seed", random_solve},
+    {"eplb", "DeepSeek's greedy load balancer with replicas, hierarchical over nodes", eplb_solve},
+    {"eplb-global", "the same by its global policy, blind to nodes", eplb_global_solve},
+    {0},
+};

@@ -1,0 +1,392 @@
+#include "placement/score.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "placement/flow.h"
+#include "placement/fluid.h"
+#include "placement/homes.h"
+
+/* Tokens of a scenario, and where they live: with homes by load all of them, anywhere; with homes
+ * by affinity the prompts (prefill) anywhere, the rest (decode) where their document lives. */
+struct crowd {
+    uint32_t *token; /* [n] */
+    uint16_t *home;  /* [n], or NULL */
+    uint32_t n, prompt;
+};
+
+static void crowd_done(struct crowd *c)
+{
+    free(c->token);
+    free(c->home);
+}
+
+static int crowd_fill(const struct place_problem *p, const struct place_scenario *s,
+                      const struct plan *plan, struct crowd *ret, struct mt_err *reterr)
+{
+    const struct trace *t = s->trace;
+    bool moves = p->homes == PLACE_HOMES_AFFINITY, decode = moves && s->phase == PLACE_DECODE;
+    struct crowd c = {.token = calloc(t->tokens, sizeof *c.token)};
+    uint16_t *of = decode ? calloc(t->documents, sizeof *of) : NULL;
+    int rc = 0;
+
+    if (decode)
+        c.home = calloc(t->tokens, sizeof *c.home);
+    if (!c.token || (decode && (!c.home || !of)))
+        rc = mt_error(reterr, MT_ENOMEM, "score: no memory for %u tokens", t->tokens);
+    else if (decode)
+        rc = homes_affinity(p, t, plan, of, reterr);
+    for (uint32_t d = 0; !rc && d < t->documents; d++) {
+        uint32_t prompt = moves ? homes_prompt(p, t->doc[d + 1] - t->doc[d]) : 0;
+        uint32_t first = decode ? t->doc[d] + prompt : t->doc[d];
+        uint32_t end = moves && !decode ? t->doc[d] + prompt : t->doc[d + 1];
+
+        c.prompt += prompt;
+        for (uint32_t i = first; i < end; i++) {
+            if (decode)
+                c.home[c.n] = of[d];
+            c.token[c.n++] = i;
+        }
+    }
+    free(of);
+    if (!rc && !c.n)
+        rc = mt_error(reterr, MT_EINVAL,
+                      "scenario %s: expected tokens after the prompts, found none", s->name);
+    if (rc)
+        crowd_done(&c);
+    else
+        *ret = c;
+    return rc;
+}
+
+/* Seconds per decoded token for the prompts' KV that goes from the load home to another. */
+static double kv_seconds(const struct place_problem *p, const struct crowd *c)
+{
+    const struct cluster *k = &p->cluster;
+    double pair = (double)c->prompt / ((double)k->ranks * k->ranks) * k->kv_bytes;
+    double inside = 0, outside = 0;
+
+    if (!c->home)
+        return 0;
+    for (uint32_t g = 1; g < k->ranks; g++) /* ports are alike: those of rank 0 and its node */
+        inside += k->node[g] == k->node[0] ? pair : 0;
+    for (uint32_t h = 0; h < k->ranks; h++)
+        for (uint32_t g = 0; g < k->ranks; g++)
+            outside += k->node[h] == 0 && k->node[g] != 0 ? pair : 0;
+    return fmax(inside / k->rank_link.bandwidth,
+                k->nodes > 1 ? outside / k->node_link.bandwidth : 0) /
+           c->n;
+}
+
+static void finish(const struct place_problem *p, const struct step_figures *f, double by,
+                   struct score_scenario *ret)
+{
+    double layers = p->layers;
+
+    ret->load = ret->straggler = f->load * by / layers;
+    ret->active = f->active * by / layers;
+    ret->ranks = f->ranks * by / layers;
+    ret->remote = f->remote * by / layers;
+    ret->local = f->local * by / layers;
+    ret->step = step_seconds(&ret->terms);
+}
+
+static int score_fluid(const struct place_problem *p, const struct place_scenario *s,
+                       const struct plan *plan, const struct crowd *c, struct score_scenario *ret,
+                       struct mt_err *reterr)
+{
+    struct fluid_tokens tokens = {c->token, c->n, c->home};
+    struct step_figures sum = {0};
+    struct fluid *f;
+    int rc = fluid_new(p, &f, reterr);
+
+    if (rc)
+        return rc;
+    for (uint32_t l = 0; l < p->layers; l++) {
+        struct step_figures before = sum;
+
+        fluid_layer(f, plan, s, &tokens, l, &ret->terms, &sum);
+        ret->load_worst = fmax(ret->load_worst, sum.load - before.load);
+    }
+    finish(p, &sum, 1, ret);
+    ret->traffic = s->trace != NULL;
+    fluid_free(f);
+    return 0;
+}
+
+/* A rank's stream: tokens[first .. first + n - 1] of an order. */
+struct stream {
+    uint32_t first, n;
+};
+
+/* The rank-th part of the crowd; by affinity, `order` is sorted by home first. */
+static void cut_streams(const struct place_problem *p, const struct crowd *c,
+                        struct stream *streams)
+{
+    uint32_t ranks = p->cluster.ranks, at = 0;
+
+    for (uint32_t g = 0; g < ranks; g++) {
+        uint32_t end = (uint32_t)((uint64_t)c->n * (g + 1) / ranks);
+
+        streams[g].first = at;
+        if (c->home)
+            for (end = at; end < c->n && c->home[end] == g;)
+                end++;
+        streams[g].n = end - at;
+        at = end;
+    }
+}
+
+/* Sorts the crowd by home, in document order within one. */
+static int sort_by_home(struct crowd *c, uint32_t ranks, struct mt_err *reterr)
+{
+    uint32_t *token = calloc(c->n, sizeof *token), k = 0;
+    uint16_t *home = calloc(c->n, sizeof *home);
+
+    if (!token || !home) {
+        free(token);
+        free(home);
+        return mt_error(reterr, MT_ENOMEM, "score: no memory for %u tokens", c->n);
+    }
+    for (uint32_t g = 0; g < ranks; g++)
+        for (uint32_t i = 0; i < c->n; i++)
+            if (c->home[i] == g) {
+                token[k] = c->token[i];
+                home[k++] = (uint16_t)g;
+            }
+    free(c->token);
+    free(c->home);
+    c->token = token;
+    c->home = home;
+    return 0;
+}
+
+/* Tokens of a step that come from rank g. */
+static uint32_t quota(uint32_t tokens, uint32_t ranks, uint32_t g)
+{
+    return (uint32_t)((uint64_t)tokens * (g + 1) / ranks - (uint64_t)tokens * g / ranks);
+}
+
+static void add_step(struct step *s, const struct place_problem *p, const struct place_scenario *sc,
+                     const struct crowd *c, const struct stream *streams, uint32_t number)
+{
+    for (uint32_t g = 0; g < p->cluster.ranks; g++) {
+        uint32_t n = streams[g].n, take = quota(sc->tokens, p->cluster.ranks, g);
+
+        for (uint32_t j = 0; n && j < take; j++) {
+            uint64_t at = sc->phase == PLACE_PREFILL ? (uint64_t)number * take + j
+                                                     : (uint64_t)j * n / take + number;
+
+            step_add(s, sc->trace, c->token[streams[g].first + at % n], g);
+        }
+    }
+}
+
+static uint32_t count_steps(const struct place_problem *p, const struct place_scenario *sc,
+                            const struct stream *streams)
+{
+    uint32_t steps = 1;
+
+    for (uint32_t g = 0; g < p->cluster.ranks; g++) {
+        uint32_t take = quota(sc->tokens, p->cluster.ranks, g);
+        uint32_t need = take ? (streams[g].n + take - 1) / take : 0;
+
+        steps = need > steps ? need : steps;
+    }
+    return steps;
+}
+
+static void add_terms(struct step_terms *to, const struct step_terms *t, double by)
+{
+    to->dense += t->dense * by;
+    to->dispatch += t->dispatch * by;
+    to->compute += t->compute * by;
+    to->combine += t->combine * by;
+}
+
+static void add_figures(struct step_figures *to, const struct step_figures *f)
+{
+    to->load += f->load;
+    to->active += f->active;
+    to->ranks += f->ranks;
+    to->remote += f->remote;
+    to->local += f->local;
+}
+
+/* Of loads[layers][ranks] over all steps. */
+static void finish_loads(const struct place_problem *p, const double *loads,
+                         struct score_scenario *ret)
+{
+    uint32_t ranks = p->cluster.ranks;
+
+    ret->load = ret->load_worst = 0;
+    for (uint32_t l = 0; l < p->layers; l++) {
+        double most = 0, sum = 0, ratio;
+
+        for (uint32_t g = 0; g < ranks; g++) {
+            most = fmax(most, loads[(size_t)l * ranks + g]);
+            sum += loads[(size_t)l * ranks + g];
+        }
+        ratio = sum > 0 ? most * ranks / sum : 1;
+        ret->load += ratio / p->layers;
+        ret->load_worst = fmax(ret->load_worst, ratio);
+    }
+}
+
+static void add_loads(const struct step *s, const struct place_problem *p, double *loads)
+{
+    for (uint32_t l = 0; l < p->layers; l++)
+        for (uint32_t g = 0; g < p->cluster.ranks; g++)
+            loads[(size_t)l * p->cluster.ranks + g] += step_loads(s, l)[g];
+}
+
+static int score_sampled(const struct place_problem *p, const struct place_scenario *sc,
+                         const struct plan *plan, const struct crowd *c, struct score_scenario *ret,
+                         struct mt_err *reterr)
+{
+    struct stream streams[PLAN_MAX_RANKS];
+    double *loads = calloc((size_t)p->layers * p->cluster.ranks, sizeof *loads);
+    struct step_figures sum = {0};
+    struct step *s = NULL;
+    int rc = loads ? step_new(p, &s, reterr) : mt_error(reterr, MT_ENOMEM, "score: no memory");
+
+    if (rc) {
+        free(loads);
+        return rc;
+    }
+    cut_streams(p, c, streams);
+    ret->steps = count_steps(p, sc, streams);
+    ret->tokens = 0;
+    for (uint32_t i = 0; i < ret->steps; i++) {
+        struct step_terms t;
+        struct step_figures f;
+
+        step_begin(s, plan);
+        add_step(s, p, sc, c, streams, i);
+        step_time(s, &t, &f, NULL);
+        add_terms(&ret->terms, &t, 1.0 / ret->steps);
+        add_figures(&sum, &f);
+        ret->tokens += (double)step_tokens(s) / ret->steps;
+        add_loads(s, p, loads);
+    }
+    finish(p, &sum, 1.0 / ret->steps, ret);
+    finish_loads(p, loads, ret);
+    ret->traffic = true;
+    step_free(s);
+    free(loads);
+    return 0;
+}
+
+static int score_scenario(const struct place_problem *p, const struct place_scenario *s,
+                          const struct plan *plan, enum score_evaluation how,
+                          struct score_scenario *ret, double *ret_kv, struct mt_err *reterr)
+{
+    struct crowd c = {0};
+    int rc = 0;
+
+    ret->tokens = s->tokens;
+    if (how == SCORE_SAMPLED && !s->trace)
+        return mt_error(reterr, MT_EUNSUPPORTED,
+                        "scenario %s: steps need token paths, and only loads are known", s->name);
+    if (s->trace)
+        rc = crowd_fill(p, s, plan, &c, reterr);
+    if (!rc && c.home && how == SCORE_SAMPLED)
+        rc = sort_by_home(&c, p->cluster.ranks, reterr);
+    if (!rc && how == SCORE_SAMPLED)
+        rc = score_sampled(p, s, plan, &c, ret, reterr);
+    else if (!rc)
+        rc = score_fluid(p, s, plan, &c, ret, reterr);
+    if (!rc && s->trace)
+        *ret_kv = kv_seconds(p, &c);
+    crowd_done(&c);
+    return rc;
+}
+
+/* Adds a scenario's figures to the whole's by its share. */
+static void add_scenario(struct score *to, const struct score_scenario *s, double share)
+{
+    to->tokens_seconds += share * s->step / s->tokens;
+    add_terms(&to->terms, &s->terms, share / s->tokens);
+    to->load += share * s->load;
+    to->straggler += share * s->straggler;
+    to->load_worst = fmax(to->load_worst, s->load_worst);
+    to->ranks += share * s->ranks;
+    to->remote += share * s->remote;
+    to->local += share * s->local;
+}
+
+int score_plan(const struct place_problem *p, const struct plan *plan, enum score_evaluation how,
+               struct score *ret, struct mt_err *reterr)
+{
+    struct score s = {.evaluation = how, .scenarios = p->scenarios};
+
+    if (p->semantics == PLACE_FLOW)
+        return flow_score(p, plan, how, ret, reterr);
+    for (uint32_t i = 0; i < p->scenarios; i++) {
+        double kv = 0;
+        int rc = score_scenario(p, &p->scenario[i], plan, how, &s.scenario[i], &kv, reterr);
+
+        if (rc)
+            return rc;
+        add_scenario(&s, &s.scenario[i], p->scenario[i].share);
+        s.kv_moves += p->scenario[i].share * kv;
+    }
+    if (p->from)
+        s.migration = score_migration(&p->cluster, p->from, plan);
+    s.j = s.tokens_seconds + s.kv_moves + (p->horizon > 0 ? s.migration / p->horizon : 0);
+    *ret = s;
+    return 0;
+}
+
+static bool holds(const struct plan *p, size_t pair, uint32_t rank)
+{
+    for (uint32_t i = p->start[pair]; i < p->start[pair + 1]; i++)
+        if (p->rank[i] == rank)
+            return true;
+    return false;
+}
+
+uint32_t score_source(const struct cluster *c, const struct plan *from, size_t pair, uint32_t rank)
+{
+    uint32_t best = UINT32_MAX;
+    bool near = false;
+
+    for (uint32_t i = from->start[pair]; i < from->start[pair + 1]; i++) {
+        uint32_t g = from->rank[i];
+        bool here = c->node[g] == c->node[rank];
+
+        if (best == UINT32_MAX || here > near || (here == near && g < best)) {
+            best = g;
+            near = here;
+        }
+    }
+    return best;
+}
+
+double score_migration(const struct cluster *c, const struct plan *from, const struct plan *to)
+{
+    double in[PLAN_MAX_RANKS] = {0}, out[PLAN_MAX_RANKS] = {0};
+    double node_in[PLAN_MAX_RANKS] = {0}, node_out[PLAN_MAX_RANKS] = {0}, worst = 0;
+
+    for (size_t pair = 0; pair < (size_t)to->layers * to->experts; pair++)
+        for (uint32_t i = to->start[pair]; i < to->start[pair + 1]; i++) {
+            uint32_t g = to->rank[i], source;
+
+            if (holds(from, pair, g))
+                continue;
+            source = score_source(c, from, pair, g);
+            if (c->node[source] == c->node[g]) {
+                in[g]++;
+                out[source]++;
+            } else {
+                node_in[c->node[g]]++;
+                node_out[c->node[source]]++;
+            }
+        }
+    for (uint32_t g = 0; g < c->ranks; g++)
+        worst = fmax(worst, fmax(in[g], out[g]) / c->rank_link.bandwidth);
+    for (uint32_t m = 0; c->nodes > 1 && m < c->nodes; m++)
+        worst = fmax(worst, fmax(node_in[m], node_out[m]) / c->node_link.bandwidth);
+    return worst * c->expert_bytes / c->migration_share;
+}
