@@ -53,8 +53,11 @@ ISAS          := portable avx2 avx512
 ISA_portable  :=
 ISA_avx2      := -mavx2 -mfma -mf16c
 ISA_avx512    := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c
-CPU_SRC       := $(wildcard kernels/cpu/*.c)
-CPU_OBJ       := $(foreach i,$(ISAS),$(patsubst %.c,$(B)/obj/%.$(i).o,$(CPU_SRC)))
+# Bit counting: what its own run-time check asks for (placement/bits.c).
+COUNT_avx2    := -mpopcnt
+COUNT_avx512  := -mpopcnt -mavx512vpopcntdq
+isa_flags      = $(ISA_$(1)) $(if $(filter placement/%,$(2)),$(COUNT_$(1)))
+cpu_objs       = $(foreach i,$(ISAS),$(patsubst %.c,$(B)/obj/%.$(i).o,$(wildcard $(1)/cpu/*.c)))
 
 # --- for everyone ------------------------------------------------------------------------------------
 .PHONY: all run test test-long bench deps detect lint tidy format fuzz fuzz-targets clean help programs tests force
@@ -127,7 +130,7 @@ $(B)/moetuner: $(B)/obj/cli/main.o $(call libs_of,cli)
 	$(Q)$(link) $(EXT_cli) $(LDLIBS)
 
 define LIB_RULE
-$(B)/lib$(1).a: $(call objs,$(call lib_src,$(1))) $(if $(filter kernels,$(1)),$(CPU_OBJ)) $(B)/sources-$(1)
+$(B)/lib$(1).a: $(call objs,$(call lib_src,$(1))) $(call cpu_objs,$(1)) $(B)/sources-$(1)
 	$$(call say,AR,$$@)
 	$(Q)rm -f $$@ && ar rcs $$@ $$(filter %.o,$$^)
 endef
@@ -136,7 +139,7 @@ $(foreach d,$(DIRS),$(eval $(call LIB_RULE,$(d))))
 define ISA_RULE
 $(B)/obj/%.$(1).o: %.c $(B)/flags | detect
 	$$(call say,CC,$$<:$(1))
-	$(Q)mkdir -p $$(@D) && $(CC) $(ALL_CFLAGS) $(if $(SAN),-O1,-O3) -MMD -MP -DKERNELS_ISA_$(1) $(ISA_$(1)) -c -o $$@ $$<
+	$(Q)mkdir -p $$(@D) && $(CC) $(ALL_CFLAGS) $(if $(SAN),-O1,-O3) -MMD -MP -DKERNELS_ISA_$(1) $$(call isa_flags,$(1),$$<) -c -o $$@ $$<
 endef
 $(foreach i,$(ISAS),$(eval $(call ISA_RULE,$(i))))
 
@@ -191,7 +194,7 @@ tidy: $(patsubst %.c,build/tidy/%,$(shell git ls-files '*.c'))
 build/tidy/%: %.c $(HEADERS) .clang-tidy tests/.clang-tidy
 	$(call say,TIDY,$<)
 	$(Q)mkdir -p $(@D) && clang-tidy --quiet $< -- -std=c17 -D_GNU_SOURCE -I. $(MPI_CFLAGS) \
-	  $(if $(filter kernels/cpu/%,$<),-DKERNELS_ISA_avx2 $(ISA_avx2)) 2>$@.log || { cat $@.log; exit 1; }
+	  $(if $(findstring /cpu/,$<),-DKERNELS_ISA_avx2 $(ISA_avx2)) 2>$@.log || { cat $@.log; exit 1; }
 	@touch $@
 
 -include $(shell find $(B)/obj -name '*.d' 2>/dev/null)

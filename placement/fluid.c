@@ -119,6 +119,67 @@ static void add_at(struct fluid *f, const uint16_t *chosen, const uint16_t *at, 
     f->weight++;
 }
 
+/* Probabilities that a token with draws goes to ranks and nodes. */
+struct chances {
+    double none[PLAN_MAX_RANKS], node_none[PLAN_MAX_RANKS]; /* no expert is served there */
+    double pairs[PLAN_MAX_RANKS];                           /* experts served there */
+};
+
+/* An expert of a token of `home`: at a rank, or drawn (ROUTE_DRAWN). */
+static void add_chance(struct fluid *f, const struct plan *plan, size_t pair, uint16_t at,
+                       uint32_t home, struct chances *ch)
+{
+    const struct cluster *c = &f->p->cluster;
+    uint32_t first = plan->start[pair], n = plan->start[pair + 1] - first;
+    double *served = f->served + pair % plan->experts * c->ranks;
+    double node[PLAN_MAX_RANKS] = {0};
+
+    for (uint32_t k = 0; k < n; k++) {
+        uint32_t g = plan->rank[first + k];
+        double p = at == ROUTE_DRAWN ? route_share(plan, c, pair, home, k) : at == g;
+
+        served[g] += p;
+        ch->pairs[g] += p;
+        ch->none[g] *= 1 - p;
+        node[c->node[g]] += p;
+    }
+    for (uint32_t m = 0; m < c->nodes; m++)
+        ch->node_none[m] *= 1 - fmin(1, node[m]);
+}
+
+/* A token that lives on `home` and has draws: its expectation; draws of different experts are
+ * independent. */
+static void add_drawn(struct fluid *f, const struct plan *plan, uint32_t layer,
+                      const uint16_t *chosen, const uint16_t *at, uint32_t home)
+{
+    const struct cluster *c = &f->p->cluster;
+    double *row = f->vectors + (size_t)home * c->ranks,
+           *back = f->combine + (size_t)home * c->ranks,
+           *network = f->network + (size_t)c->node[home] * c->nodes;
+    struct chances ch = {.pairs = {0}};
+
+    for (uint32_t g = 0; g < c->ranks; g++)
+        ch.none[g] = ch.node_none[g] = 1;
+    for (uint32_t i = 0; i < f->p->topk; i++)
+        add_chance(f, plan, (size_t)layer * plan->experts + chosen[i], at[i], home, &ch);
+    f->local += ch.pairs[home];
+    for (uint32_t g = 0; g < c->ranks; g++) {
+        double some = 1 - ch.none[g];
+
+        f->ranks += some;
+        if (g == home)
+            continue;
+        f->remote += some;
+        row[g] += some;
+        back[g] += c->exact_combine ? ch.pairs[g] : some;
+    }
+    for (uint32_t m = 0; m < c->nodes; m++)
+        if (m != c->node[home])
+            network[m] += 1 - ch.node_none[m];
+    f->homes[home]++;
+    f->weight++;
+}
+
 /* A token whose copies do not depend on its home. */
 static void add_anywhere(struct fluid *f, const uint16_t *chosen, const uint16_t *at)
 {
@@ -172,8 +233,9 @@ static void count_tokens(struct fluid *f, const struct plan *plan, const struct 
         uint32_t last = tokens->home || fixed ? first : c->ranks - 1;
 
         for (uint32_t h = first; h <= last; h++) {
-            route_choose(plan, c, layer, chosen, t->topk, h, token, at);
-            if (tokens->home || !fixed)
+            if (route_settle(plan, layer, chosen, t->topk, h, at))
+                add_drawn(f, plan, layer, chosen, at, h);
+            else if (tokens->home || !fixed)
                 add_at(f, chosen, at, h);
             else
                 add_anywhere(f, chosen, at);

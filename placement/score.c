@@ -7,13 +7,15 @@
 #include "placement/flow.h"
 #include "placement/fluid.h"
 #include "placement/homes.h"
+#include "placement/link.h"
 
 /* Tokens of a scenario, and where they live: with homes by load all of them, anywhere; with homes
  * by affinity the prompts (prefill) anywhere, the rest (decode) where their document lives. */
 struct crowd {
     uint32_t *token; /* [n] */
     uint16_t *home;  /* [n], or NULL */
-    uint32_t n, prompt;
+    uint32_t n;
+    uint32_t prompt[PLAN_MAX_RANKS]; /* tokens of the prompts of who lives there */
 };
 
 static void crowd_done(struct crowd *c)
@@ -42,7 +44,8 @@ static int crowd_fill(const struct place_problem *p, const struct place_scenario
         uint32_t first = decode ? t->doc[d] + prompt : t->doc[d];
         uint32_t end = moves && !decode ? t->doc[d] + prompt : t->doc[d + 1];
 
-        c.prompt += prompt;
+        if (decode)
+            c.prompt[of[d]] += prompt;
         for (uint32_t i = first; i < end; i++) {
             if (decode)
                 c.home[c.n] = of[d];
@@ -60,23 +63,35 @@ static int crowd_fill(const struct place_problem *p, const struct place_scenario
     return rc;
 }
 
-/* Seconds per decoded token for the prompts' KV that goes from the load home to another. */
-static double kv_seconds(const struct place_problem *p, const struct crowd *c)
+/* Seconds of the busiest port for rank-to-rank moves [from][to] of `bytes` each. Like all moves,
+ * they are spread over many steps: latency is not their price. */
+static double move_seconds(const struct cluster *c, const double *moves, double bytes)
 {
-    const struct cluster *k = &p->cluster;
-    double pair = (double)c->prompt / ((double)k->ranks * k->ranks) * k->kv_bytes;
-    double inside = 0, outside = 0;
+    struct cluster k = *c;
+
+    k.rank_link.latency = k.node_link.latency = 0;
+    return link_seconds(&k, moves, NULL, bytes, NULL);
+}
+
+/* Seconds per decoded token for the prompts' KV that goes from load homes, all alike, to where the
+ * document lives. */
+static int kv_seconds(const struct place_problem *p, const struct crowd *c, double *ret,
+                      struct mt_err *reterr)
+{
+    uint32_t ranks = p->cluster.ranks;
+    double *moves;
 
     if (!c->home)
         return 0;
-    for (uint32_t g = 1; g < k->ranks; g++) /* ports are alike: those of rank 0 and its node */
-        inside += k->node[g] == k->node[0] ? pair : 0;
-    for (uint32_t h = 0; h < k->ranks; h++)
-        for (uint32_t g = 0; g < k->ranks; g++)
-            outside += k->node[h] == 0 && k->node[g] != 0 ? pair : 0;
-    return fmax(inside / k->rank_link.bandwidth,
-                k->nodes > 1 ? outside / k->node_link.bandwidth : 0) /
-           c->n;
+    moves = calloc((size_t)ranks * ranks, sizeof *moves);
+    if (!moves)
+        return mt_error(reterr, MT_ENOMEM, "score: no memory for %u ranks", ranks);
+    for (uint32_t h = 0; h < ranks; h++)
+        for (uint32_t g = 0; g < ranks; g++)
+            moves[(size_t)h * ranks + g] = (double)c->prompt[g] / ranks;
+    *ret = move_seconds(&p->cluster, moves, p->cluster.kv_bytes) / c->n;
+    free(moves);
+    return 0;
 }
 
 static void finish(const struct place_problem *p, const struct step_figures *f, double by,
@@ -115,26 +130,49 @@ static int score_fluid(const struct place_problem *p, const struct place_scenari
     return 0;
 }
 
-/* A rank's stream: tokens[first .. first + n - 1] of an order. */
+/* What a step takes from a rank: `take` of tokens[first .. first + n - 1] of the crowd. */
 struct stream {
-    uint32_t first, n;
+    uint32_t first, n, take;
 };
 
-/* The rank-th part of the crowd; by affinity, `order` is sorted by home first. */
-static void cut_streams(const struct place_problem *p, const struct crowd *c,
-                        struct stream *streams)
+/* Homes by load: takes as even as whole tokens allow, and parts of the crowd in proportion, so that
+ * the steps together see every token alike; a part has at least one token. */
+static void cut_evenly(uint32_t tokens, uint32_t crowd, uint32_t ranks, struct stream *ret)
 {
-    uint32_t ranks = p->cluster.ranks, at = 0;
+    for (uint32_t g = 0; g < ranks; g++) {
+        uint64_t before = (uint64_t)tokens * g / ranks, after = (uint64_t)tokens * (g + 1) / ranks;
+        uint32_t first = (uint32_t)(crowd * before / tokens);
+        uint32_t end = (uint32_t)(crowd * after / tokens);
+
+        first = first < crowd ? first : crowd - 1;
+        ret[g] = (struct stream){first, end > first ? end - first : 1, (uint32_t)(after - before)};
+    }
+}
+
+/* Homes by affinity: the crowd is sorted by home; takes in proportion to who lives there, by
+ * largest remainders. */
+static void cut_by_home(uint32_t tokens, const struct crowd *c, uint32_t ranks, struct stream *ret)
+{
+    uint64_t rest[PLAN_MAX_RANKS];
+    uint32_t at = 0, left = tokens;
 
     for (uint32_t g = 0; g < ranks; g++) {
-        uint32_t end = (uint32_t)((uint64_t)c->n * (g + 1) / ranks);
+        uint32_t first = at;
 
-        streams[g].first = at;
-        if (c->home)
-            for (end = at; end < c->n && c->home[end] == g;)
-                end++;
-        streams[g].n = end - at;
-        at = end;
+        while (at < c->n && c->home[at] == g)
+            at++;
+        rest[g] = (uint64_t)tokens * (at - first) % c->n;
+        ret[g] =
+            (struct stream){first, at - first, (uint32_t)((uint64_t)tokens * (at - first) / c->n)};
+        left -= ret[g].take;
+    }
+    for (; left; left--) {
+        uint32_t best = 0;
+
+        for (uint32_t g = 1; g < ranks; g++)
+            best = rest[g] > rest[best] ? g : best;
+        ret[best].take++;
+        rest[best] = 0; /* there are more remainders than tokens left */
     }
 }
 
@@ -162,35 +200,25 @@ static int sort_by_home(struct crowd *c, uint32_t ranks, struct mt_err *reterr)
     return 0;
 }
 
-/* Tokens of a step that come from rank g. */
-static uint32_t quota(uint32_t tokens, uint32_t ranks, uint32_t g)
+static void add_step(struct step *s, const struct place_scenario *sc, const struct crowd *c,
+                     const struct stream *stream, uint32_t home, uint32_t number)
 {
-    return (uint32_t)((uint64_t)tokens * (g + 1) / ranks - (uint64_t)tokens * g / ranks);
-}
+    uint64_t n = stream->n, take = stream->take;
 
-static void add_step(struct step *s, const struct place_problem *p, const struct place_scenario *sc,
-                     const struct crowd *c, const struct stream *streams, uint32_t number)
-{
-    for (uint32_t g = 0; g < p->cluster.ranks; g++) {
-        uint32_t n = streams[g].n, take = quota(sc->tokens, p->cluster.ranks, g);
+    for (uint64_t j = 0; j < take; j++) {
+        uint64_t at = sc->phase == PLACE_PREFILL ? number * take + j : j * n / take + number;
 
-        for (uint32_t j = 0; n && j < take; j++) {
-            uint64_t at = sc->phase == PLACE_PREFILL ? (uint64_t)number * take + j
-                                                     : (uint64_t)j * n / take + number;
-
-            step_add(s, sc->trace, c->token[streams[g].first + at % n], g);
-        }
+        step_add(s, sc->trace, c->token[stream->first + at % n], home);
     }
 }
 
-static uint32_t count_steps(const struct place_problem *p, const struct place_scenario *sc,
-                            const struct stream *streams)
+static uint32_t count_steps(const struct stream *streams, uint32_t ranks)
 {
     uint32_t steps = 1;
 
-    for (uint32_t g = 0; g < p->cluster.ranks; g++) {
-        uint32_t take = quota(sc->tokens, p->cluster.ranks, g);
-        uint32_t need = take ? (streams[g].n + take - 1) / take : 0;
+    for (uint32_t g = 0; g < ranks; g++) {
+        uint64_t n = streams[g].n, take = streams[g].take;
+        uint32_t need = take ? (uint32_t)((n + take - 1) / take) : 0;
 
         steps = need > steps ? need : steps;
     }
@@ -255,19 +283,21 @@ static int score_sampled(const struct place_problem *p, const struct place_scena
         free(loads);
         return rc;
     }
-    cut_streams(p, c, streams);
-    ret->steps = count_steps(p, sc, streams);
-    ret->tokens = 0;
+    if (c->home)
+        cut_by_home(sc->tokens, c, p->cluster.ranks, streams);
+    else
+        cut_evenly(sc->tokens, c->n, p->cluster.ranks, streams);
+    ret->steps = count_steps(streams, p->cluster.ranks);
     for (uint32_t i = 0; i < ret->steps; i++) {
         struct step_terms t;
         struct step_figures f;
 
         step_begin(s, plan);
-        add_step(s, p, sc, c, streams, i);
+        for (uint32_t g = 0; g < p->cluster.ranks; g++)
+            add_step(s, sc, c, &streams[g], g, i);
         step_time(s, &t, &f, NULL);
         add_terms(&ret->terms, &t, 1.0 / ret->steps);
         add_figures(&sum, &f);
-        ret->tokens += (double)step_tokens(s) / ret->steps;
         add_loads(s, p, loads);
     }
     finish(p, &sum, 1.0 / ret->steps, ret);
@@ -297,8 +327,8 @@ static int score_scenario(const struct place_problem *p, const struct place_scen
         rc = score_sampled(p, s, plan, &c, ret, reterr);
     else if (!rc)
         rc = score_fluid(p, s, plan, &c, ret, reterr);
-    if (!rc && s->trace)
-        *ret_kv = kv_seconds(p, &c);
+    if (!rc)
+        rc = kv_seconds(p, &c, ret_kv, reterr);
     crowd_done(&c);
     return rc;
 }

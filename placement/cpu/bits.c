@@ -1,0 +1,113 @@
+/* Written once, compiled for each instruction set (Makefile, ISAS). */
+#include "placement/bits.h"
+
+static uint32_t count(const uint64_t *a, size_t n)
+{
+    uint64_t sum = 0;
+
+    for (size_t i = 0; i < n; i++)
+        sum += (uint64_t)__builtin_popcountll(a[i]);
+    return (uint32_t)sum;
+}
+
+static uint32_t count_exchange(const uint64_t *once, const uint64_t *twice, const uint64_t *out,
+                               const uint64_t *in, size_t n)
+{
+    uint64_t sum = 0;
+
+    for (size_t i = 0; i < n; i++)
+        sum += (uint64_t)__builtin_popcountll((~out[i] & once[i]) | (out[i] & twice[i]) | in[i]);
+    return (uint32_t)sum;
+}
+
+static void add(uint64_t *restrict once, uint64_t *restrict twice, const uint64_t *restrict x,
+                size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        twice[i] |= once[i] & x[i];
+        once[i] |= x[i];
+    }
+}
+
+static uint32_t take(uint64_t *restrict to, uint64_t *restrict rest, const uint64_t *restrict mask,
+                     size_t n)
+{
+    uint64_t sum = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        uint64_t some = rest[i] & mask[i];
+
+        sum += (uint64_t)__builtin_popcountll(some);
+        to[i] |= some;
+        rest[i] ^= some;
+    }
+    return (uint32_t)sum;
+}
+
+static uint32_t take_below(uint64_t *restrict to, uint64_t *restrict rest,
+                           const uint64_t *restrict planes, size_t stride, uint32_t flip,
+                           uint32_t limit, size_t n)
+{
+    uint64_t sum = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        uint64_t below = limit > 255 ? ~0ull : 0, equal = ~0ull, some;
+
+        for (uint32_t b = 0; b < 8; b++) {
+            uint64_t bit = planes[b * stride + i] ^ (flip >> (7 - b) & 1 ? ~0ull : 0);
+            uint64_t want = limit >> (7 - b) & 1 ? ~0ull : 0;
+
+            below |= equal & ~bit & want;
+            equal &= ~(bit ^ want);
+        }
+        some = rest[i] & below;
+        sum += (uint64_t)__builtin_popcountll(some);
+        to[i] |= some;
+        rest[i] ^= some;
+    }
+    return (uint32_t)sum;
+}
+
+static void exchange(int32_t *restrict from, int32_t *restrict to, const int32_t *restrict out,
+                     const int32_t *restrict in, size_t lanes)
+{
+    for (size_t i = 0; i < lanes; i++) {
+        int32_t shift = in[i] - out[i];
+
+        from[i] += shift;
+        to[i] -= shift;
+    }
+}
+
+static int64_t sum_of_max(const int32_t *rows, size_t n, size_t lanes)
+{
+    int64_t sum[BITS_LANES] = {0}, total = 0;
+
+    for (size_t at = 0; at < lanes; at += BITS_LANES) {
+        int32_t most[BITS_LANES];
+
+        for (size_t i = 0; i < BITS_LANES; i++)
+            most[i] = rows[at + i];
+        for (size_t row = 1; row < n; row++)
+            for (size_t i = 0; i < BITS_LANES; i++)
+                most[i] =
+                    rows[row * lanes + at + i] > most[i] ? rows[row * lanes + at + i] : most[i];
+        for (size_t i = 0; i < BITS_LANES; i++)
+            sum[i] += most[i];
+    }
+    for (size_t i = 0; i < BITS_LANES; i++)
+        total += sum[i];
+    return total;
+}
+
+#define NAME_(isa) bits_##isa
+#define NAME(isa) NAME_(isa)
+#if defined KERNELS_ISA_avx512
+#define ISA avx512
+#elif defined KERNELS_ISA_avx2
+#define ISA avx2
+#else
+#define ISA portable
+#endif
+
+const struct bits NAME(ISA) = {count, count_exchange, add, take, take_below, exchange, sum_of_max};

@@ -1,0 +1,455 @@
+#include "placement/layer.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define UNITS 0x1p30 /* all experts together cost less than this in any sample */
+#define HALF 0.5
+
+static void find_ranges(struct layer *l)
+{
+    const struct cluster *c = &l->p->cluster;
+
+    for (uint32_t g = 0; g < l->ranks; g++)
+        l->first[g + 1] = l->first[g] + c->slots[g];
+    l->slots = l->first[l->ranks];
+    for (uint32_t g = l->ranks; g-- > 0;)
+        l->node_first[c->node[g]] = g;
+    l->node_first[l->nodes] = l->ranks;
+}
+
+static void price_ports(struct layer *l)
+{
+    const struct cluster *c = &l->p->cluster;
+    double once = c->dispatch_bytes + (c->exact_combine ? 0 : c->combine_bytes);
+    double each = c->exact_combine ? c->combine_bytes : 0;
+
+    for (uint32_t i = 0; i < l->bag->groups; i++) {
+        double w = l->bag->group[i].weight;
+
+        l->ports[i] = (struct layer_ports){
+            w * once / c->rank_link.bandwidth, w * once / c->node_link.bandwidth,
+            w * each / c->rank_link.bandwidth, w * each / c->node_link.bandwidth};
+    }
+}
+
+/* T_mig is the busiest port's; here every new copy pays its part of a balanced exchange. */
+static void price_moves(struct layer *l)
+{
+    const struct cluster *c = &l->p->cluster;
+    double part = c->expert_bytes / c->migration_share;
+
+    l->move_price[MOVE_NONE] = 0;
+    l->move_price[MOVE_NEAR] = l->move_price[MOVE_FAR] = 0;
+    if (!l->p->from || !(l->p->horizon > 0))
+        return;
+    l->move_price[MOVE_NEAR] = part / c->rank_link.bandwidth / l->ranks / l->p->horizon;
+    l->move_price[MOVE_FAR] = part / c->node_link.bandwidth / l->nodes / l->p->horizon;
+}
+
+int layer_new(const struct bag *bag, const struct sample_set *set, struct layer **ret,
+              struct mt_err *reterr)
+{
+    struct layer *l = calloc(1, sizeof *l);
+    size_t rows, items, words = bag->words, classes = bag->classes + 1;
+
+    if (!l)
+        goto no_memory;
+    *l = (struct layer){.p = bag->p,
+                        .bag = bag,
+                        .set = set,
+                        .bits = bits_get(),
+                        .ranks = bag->p->cluster.ranks,
+                        .nodes = bag->p->cluster.nodes,
+                        .experts = bag->p->experts,
+                        .samples = sample_count(set),
+                        .mix = HALF,
+                        .traffic = 1};
+    find_ranges(l);
+    price_ports(l);
+    price_moves(l);
+    rows = (size_t)l->ranks + l->nodes;
+    items = (size_t)l->experts + 1;
+    l->slot_rank = calloc(l->slots, sizeof *l->slot_rank);
+    l->x = calloc(items * words + 1, sizeof *l->x);
+    l->tokens = calloc(items * l->samples, sizeof *l->tokens);
+    l->active = calloc(items * l->samples, sizeof *l->active);
+    l->cost = calloc(items * l->samples, sizeof *l->cost);
+    l->class_pairs = calloc(items * classes, sizeof *l->class_pairs);
+    l->move = calloc(items * l->ranks, sizeof *l->move);
+    l->item = calloc(l->slots, sizeof *l->item);
+    l->best = calloc(l->slots, sizeof *l->best);
+    l->once = calloc(rows * words + 1, sizeof *l->once);
+    l->twice = calloc(rows * words + 1, sizeof *l->twice);
+    l->touched = calloc(rows * classes, sizeof *l->touched);
+    l->pairs = calloc(rows * classes, sizeof *l->pairs);
+    l->old = calloc(4 * classes, sizeof *l->old);
+    l->load = calloc((size_t)l->ranks * l->samples, sizeof *l->load);
+    if (!l->slot_rank || !l->x || !l->tokens || !l->active || !l->cost || !l->class_pairs ||
+        !l->move || !l->item || !l->best || !l->once || !l->twice || !l->touched || !l->pairs ||
+        !l->old || !l->load)
+        goto no_memory;
+    for (uint32_t g = 0; g < l->ranks; g++)
+        for (uint32_t s = l->first[g]; s < l->first[g + 1]; s++)
+            l->slot_rank[s] = (uint16_t)g;
+    *ret = l;
+    return 0;
+no_memory:
+    layer_free(l);
+    return mt_error(reterr, MT_ENOMEM, "search: no memory for a layer of %u experts, %zu words",
+                    bag->p->experts, words);
+}
+
+void layer_free(struct layer *l)
+{
+    if (!l)
+        return;
+    free(l->slot_rank);
+    free(l->x);
+    free(l->tokens);
+    free(l->active);
+    free(l->cost);
+    free(l->class_pairs);
+    free(l->move);
+    free(l->item);
+    free(l->best);
+    free(l->once);
+    free(l->twice);
+    free(l->touched);
+    free(l->pairs);
+    free(l->old);
+    free(l->load);
+    free(l);
+}
+
+/* Costs as integers of a unit in which a whole sample stays below UNITS. */
+static void fill_costs(struct layer *l)
+{
+    const double *a = sample_token_cost(l->set), *b = sample_active_cost(l->set);
+    double most = 0;
+
+    for (uint32_t k = 0; k < l->samples; k++) {
+        double sum = 0;
+
+        for (uint32_t e = 0; e < l->experts; e++) {
+            size_t i = (size_t)e * l->samples + k;
+
+            sum += a[k] * (double)l->tokens[i] + b[k] * (double)l->active[i];
+        }
+        most = fmax(most, sum);
+    }
+    l->unit = most > 0 ? most / UNITS : 1;
+    for (size_t i = 0; i < (size_t)(l->experts + 1) * l->samples; i++) {
+        uint32_t k = (uint32_t)(i % l->samples);
+
+        l->cost[i] =
+            (int32_t)((a[k] * (double)l->tokens[i] + b[k] * (double)l->active[i]) / l->unit);
+    }
+}
+
+/* What it takes to bring each expert to each rank. */
+static void fill_moves(struct layer *l)
+{
+    const struct plan *from = l->p->from;
+    const uint16_t *node = l->p->cluster.node;
+
+    memset(l->move, MOVE_NONE, (size_t)(l->experts + 1) * l->ranks);
+    for (uint32_t e = 0; from && e < l->experts; e++) {
+        size_t pair = (size_t)l->layer * l->experts + e;
+
+        for (uint32_t g = 0; g < l->ranks; g++) {
+            uint8_t *move = &l->move[(size_t)e * l->ranks + g];
+
+            *move = MOVE_FAR;
+            for (uint32_t i = from->start[pair]; i < from->start[pair + 1]; i++)
+                if (from->rank[i] == g)
+                    *move = MOVE_NONE;
+                else if (*move == MOVE_FAR && node[from->rank[i]] == node[g])
+                    *move = MOVE_NEAR;
+        }
+    }
+}
+
+void layer_load(struct layer *l, uint32_t layer)
+{
+    const struct bag *b = l->bag;
+
+    l->layer = layer;
+    bag_layer(b, layer, l->x);
+    sample_layer(l->set, layer, l->tokens, l->active);
+    fill_costs(l);
+    fill_moves(l);
+    for (uint32_t e = 0; e < l->experts; e++)
+        for (uint32_t c = 0; c < b->classes; c++)
+            l->class_pairs[(size_t)e * b->classes + c] =
+                (int32_t)l->bits->count(l->x + (size_t)e * b->words + b->class_word[c],
+                                        b->class_word[c + 1] - b->class_word[c]);
+}
+
+static void count_row(struct layer *l, uint32_t row)
+{
+    const struct bag *b = l->bag;
+
+    for (uint32_t c = 0; c < b->classes; c++)
+        l->touched[(size_t)row * b->classes + c] =
+            (int32_t)l->bits->count(l->once + (size_t)row * b->words + b->class_word[c],
+                                    b->class_word[c + 1] - b->class_word[c]);
+}
+
+/* Who touches the slots [from, to), as row. */
+static void gather(struct layer *l, uint32_t row, uint32_t from, uint32_t to)
+{
+    size_t words = l->bag->words;
+    uint64_t *once = l->once + row * words, *twice = l->twice + row * words;
+
+    memset(once, 0, words * sizeof *once);
+    memset(twice, 0, words * sizeof *twice);
+    for (uint32_t s = from; s < to; s++)
+        if (l->item[s] < l->experts)
+            l->bits->add(once, twice, l->x + (size_t)l->item[s] * words, words);
+    count_row(l, row);
+}
+
+static void gather_rank(struct layer *l, uint32_t rank)
+{
+    gather(l, rank, l->first[rank], l->first[rank + 1]);
+}
+
+static void gather_node(struct layer *l, uint32_t node)
+{
+    if (l->p->cluster.two_level)
+        gather(l, l->ranks + node, l->first[l->node_first[node]],
+               l->first[l->node_first[node + 1]]);
+}
+
+static void add_item(struct layer *l, uint32_t slot)
+{
+    uint32_t rank = l->slot_rank[slot], e = l->item[slot];
+    int32_t *load = l->load + (size_t)rank * l->samples;
+    int32_t *pairs = l->pairs + (size_t)rank * l->bag->classes;
+
+    for (uint32_t k = 0; k < l->samples; k++)
+        load[k] += l->cost[(size_t)e * l->samples + k];
+    for (uint32_t c = 0; c < l->bag->classes; c++)
+        pairs[c] += l->class_pairs[(size_t)e * l->bag->classes + c];
+    l->moves[l->move[(size_t)e * l->ranks + rank]]++;
+}
+
+void layer_set(struct layer *l, const uint16_t *items)
+{
+    memcpy(l->item, items, l->slots * sizeof *l->item);
+    memset(l->load, 0, (size_t)l->ranks * l->samples * sizeof *l->load);
+    memset(l->pairs, 0, (size_t)l->ranks * l->bag->classes * sizeof *l->pairs);
+    memset(l->moves, 0, sizeof l->moves);
+    for (uint32_t s = 0; s < l->slots; s++)
+        add_item(l, s);
+    for (uint32_t g = 0; g < l->ranks; g++)
+        gather_rank(l, g);
+    for (uint32_t m = 0; m < l->nodes; m++)
+        gather_node(l, m);
+    l->price = layer_price(l);
+}
+
+/* Vectors through ports: the busiest of ranks and of nodes, and their means. */
+struct busy {
+    double rank, node, rank_mean, node_mean;
+};
+
+static double larger(double a, double b)
+{
+    return a > b ? a : b;
+}
+
+/* Every home alike. count[row * classes]: tokens that touch a rank; node rows where `nodes`. */
+static struct busy busy_alike(const struct layer *l, const int32_t *count, bool nodes)
+{
+    size_t classes = l->bag->classes;
+    double all = 0, of_node[PLAN_MAX_RANKS], ranks = l->ranks;
+    struct busy b = {0};
+
+    for (uint32_t m = 0; m < l->nodes; m++) {
+        double n = l->node_first[m + 1] - l->node_first[m], sum = 0, most = 0, least = INFINITY;
+
+        for (uint32_t g = l->node_first[m]; g < l->node_first[m + 1]; g++) {
+            double u = count[g * classes];
+
+            sum += u;
+            most = larger(most, u);
+            least = u < least ? u : least;
+        }
+        b.rank = larger(b.rank, larger(most * (n - 1), sum - least) / ranks);
+        b.rank_mean += sum * (n - 1) / (ranks * ranks);
+        of_node[m] = nodes ? count[(l->ranks + m) * classes] : sum;
+        all += of_node[m];
+    }
+    for (uint32_t m = 0; l->nodes > 1 && m < l->nodes; m++) {
+        double n = l->node_first[m + 1] - l->node_first[m], in = of_node[m] * (ranks - n) / ranks;
+
+        b.node = larger(b.node, larger(in, n / ranks * (all - of_node[m])));
+        b.node_mean += in / l->nodes;
+    }
+    return b;
+}
+
+/* Homes known: count[row * classes + home]. With `assigned` ones what leaves a rank is noise of the
+ * draw, and only the mean of it counts. */
+static struct busy busy_homes(const struct layer *l, const int32_t *count, bool nodes,
+                              bool assigned)
+{
+    size_t classes = l->bag->classes;
+    double out[PLAN_MAX_RANKS] = {0}, node_out[PLAN_MAX_RANKS] = {0};
+    const uint16_t *node = l->p->cluster.node;
+    struct busy b = {0};
+
+    for (uint32_t m = 0; m < l->nodes; m++) {
+        double node_in = 0;
+
+        for (uint32_t g = l->node_first[m]; g < l->node_first[m + 1]; g++) {
+            double in = 0;
+
+            for (uint32_t h = 0; h < l->ranks; h++) {
+                double n = count[g * classes + h];
+
+                if (node[h] == m && h != g) {
+                    in += n;
+                    out[h] += n;
+                } else if (node[h] != m && !nodes) {
+                    node_in += n;
+                    node_out[node[h]] += n;
+                }
+            }
+            b.rank = larger(b.rank, in);
+            b.rank_mean += in / l->ranks;
+        }
+        for (uint32_t h = 0; nodes && h < l->ranks; h++)
+            if (node[h] != m) {
+                node_in += count[(l->ranks + m) * classes + h];
+                node_out[node[h]] += count[(l->ranks + m) * classes + h];
+            }
+        b.node = larger(b.node, node_in);
+        b.node_mean += node_in / l->nodes;
+    }
+    for (uint32_t g = 0; !assigned && g < l->ranks; g++)
+        b.rank = larger(b.rank, out[g]);
+    for (uint32_t m = 0; !assigned && m < l->nodes; m++)
+        b.node = larger(b.node, node_out[m]);
+    return b;
+}
+
+static double port_price(const struct layer *l, const int32_t *count, const struct bag_group *g,
+                         bool nodes, double rank, double node)
+{
+    bool assigned = l->p->homes == PLACE_HOMES_LOAD;
+    struct busy b = g->homes ? busy_homes(l, count + g->first, nodes, assigned)
+                             : busy_alike(l, count + g->first, nodes);
+
+    return l->mix * larger(b.rank * rank, b.node * node) +
+           (1 - l->mix) * larger(b.rank_mean * rank, b.node_mean * node);
+}
+
+double layer_compute(const struct layer *l)
+{
+    return (double)l->bits->sum_of_max(l->load, l->ranks, l->samples) * l->unit;
+}
+
+double layer_price(const struct layer *l)
+{
+    const struct cluster *c = &l->p->cluster;
+    double traffic = 0, moves = 0;
+
+    for (uint32_t i = 0; i < l->bag->groups; i++) {
+        const struct bag_group *g = &l->bag->group[i];
+        const struct layer_ports *k = &l->ports[i];
+
+        traffic += port_price(l, l->touched, g, c->two_level, k->rank, k->node);
+        if (c->exact_combine)
+            traffic += port_price(l, l->pairs, g, false, k->rank_back, k->node_back);
+    }
+    for (int k = MOVE_NEAR; k <= MOVE_FAR; k++)
+        moves += l->moves[k] * l->move_price[k];
+    return layer_compute(l) + l->traffic * traffic + moves;
+}
+
+/* A row whose items change: `out` leaves, `in` comes. old keeps what there was. */
+static void recount(struct layer *l, uint32_t row, uint32_t out, uint32_t in, int32_t *old)
+{
+    const struct bag *b = l->bag;
+    const uint64_t *once = l->once + (size_t)row * b->words, *a = l->x + (size_t)out * b->words;
+    const uint64_t *twice = l->twice + (size_t)row * b->words, *z = l->x + (size_t)in * b->words;
+    int32_t *count = l->touched + (size_t)row * b->classes;
+
+    memcpy(old, count, b->classes * sizeof *old);
+    for (uint32_t c = 0; c < b->classes; c++) {
+        uint32_t w = b->class_word[c];
+
+        count[c] = (int32_t)l->bits->count_exchange(once + w, twice + w, a + w, z + w,
+                                                    b->class_word[c + 1] - w);
+    }
+}
+
+static void exchange_counters(struct layer *l, uint32_t ga, uint32_t gb, uint32_t a, uint32_t b)
+{
+    size_t classes = l->bag->classes;
+
+    l->bits->exchange(l->load + (size_t)ga * l->samples, l->load + (size_t)gb * l->samples,
+                      l->cost + (size_t)a * l->samples, l->cost + (size_t)b * l->samples,
+                      l->samples);
+    for (size_t c = 0; l->p->cluster.exact_combine && c < classes; c++) {
+        int32_t shift = l->class_pairs[b * classes + c] - l->class_pairs[a * classes + c];
+
+        l->pairs[ga * classes + c] += shift;
+        l->pairs[gb * classes + c] -= shift;
+    }
+    l->moves[l->move[(size_t)a * l->ranks + ga]]--;
+    l->moves[l->move[(size_t)b * l->ranks + gb]]--;
+    l->moves[l->move[(size_t)a * l->ranks + gb]]++;
+    l->moves[l->move[(size_t)b * l->ranks + ga]]++;
+}
+
+/* Rows that an exchange changes: two ranks, and two nodes where they count on their own. */
+struct rows {
+    uint32_t n, row[4], out[4], in[4];
+};
+
+static struct rows rows_of(const struct layer *l, uint32_t ga, uint32_t gb, uint32_t a, uint32_t b)
+{
+    const uint16_t *node = l->p->cluster.node;
+    struct rows r = {2, {ga, gb}, {a, b}, {b, a}};
+
+    if (l->p->cluster.two_level && node[ga] != node[gb]) {
+        r = (struct rows){
+            4, {ga, gb, l->ranks + node[ga], l->ranks + node[gb]}, {a, b, a, b}, {b, a, b, a}};
+    }
+    return r;
+}
+
+bool layer_exchange(struct layer *l, uint32_t slot_a, uint32_t slot_b, double most)
+{
+    uint32_t ga = l->slot_rank[slot_a], gb = l->slot_rank[slot_b];
+    uint32_t a = l->item[slot_a], b = l->item[slot_b];
+    struct rows r = rows_of(l, ga, gb, a, b);
+    size_t classes = l->bag->classes;
+    double price;
+
+    exchange_counters(l, ga, gb, a, b);
+    for (uint32_t i = 0; i < r.n; i++)
+        recount(l, r.row[i], r.out[i], r.in[i], l->old + i * classes);
+    price = layer_price(l);
+    if (price - l->price > most) {
+        exchange_counters(l, ga, gb, b, a);
+        for (uint32_t i = 0; i < r.n; i++)
+            memcpy(l->touched + r.row[i] * classes, l->old + i * classes, classes * sizeof *l->old);
+        return false;
+    }
+    l->item[slot_a] = (uint16_t)b;
+    l->item[slot_b] = (uint16_t)a;
+    gather_rank(l, ga);
+    gather_rank(l, gb);
+    if (r.n == 4) {
+        gather_node(l, l->p->cluster.node[ga]);
+        gather_node(l, l->p->cluster.node[gb]);
+    }
+    l->price = price;
+    return true;
+}

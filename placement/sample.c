@@ -1,0 +1,287 @@
+#include "placement/sample.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "placement/random.h"
+
+#define PIECE 32 /* tokens: what counts as a document where there are few */
+#define FEW_DOCUMENTS 16
+
+/* One sample: a list of tokens; or, without one, a column of its scenario's weights, or means. */
+struct sample {
+    uint32_t scenario;
+    uint32_t *token; /* [tokens], or NULL */
+    uint32_t tokens;
+};
+
+/* A scenario's trace cut into what is resampled. */
+struct pieces {
+    const struct trace *trace;
+    uint32_t n;
+    uint32_t *start; /* [n + 1] */
+    float *weight;   /* [n][samples]: of each piece in each sample; NULL: not resampled */
+    uint32_t first, samples;
+};
+
+struct sample_set {
+    const struct place_problem *p;
+    uint32_t count, used;
+    struct sample *sample; /* [used] */
+    struct pieces *pieces; /* [scenarios] */
+    double *token_cost, *active_cost;
+};
+
+static int cut_pieces(const struct trace *t, struct pieces *ret)
+{
+    uint32_t longest = t->documents >= FEW_DOCUMENTS ? UINT32_MAX : PIECE;
+    struct pieces p = {.trace = t};
+
+    p.start = calloc((size_t)t->documents + t->tokens / PIECE + 2, sizeof *p.start);
+    if (!p.start)
+        return -1;
+    for (uint32_t d = 0; d < t->documents; d++)
+        for (uint32_t at = t->doc[d]; at < t->doc[d + 1];) {
+            uint32_t left = t->doc[d + 1] - at, n = left < longest ? left : longest;
+
+            p.start[p.n++] = at;
+            at += n;
+        }
+    p.start[p.n] = t->tokens;
+    *ret = p;
+    return 0;
+}
+
+/* Draws pieces with replacement into weight[n] (stride apart); their sum is made 1 over tokens. */
+static void draw_pieces(const struct pieces *p, const struct sample_rule *rule, struct random *r,
+                        float *weight, size_t stride)
+{
+    uint32_t n = (uint32_t)fmax(1, round(rule->documents * p->n));
+    double total = 0;
+
+    for (uint32_t i = 0; i < n; i++)
+        weight[random_below(r, p->n) * stride] += 1;
+    for (uint32_t i = 0; i < p->n; i++) {
+        double length = p->start[i + 1] - p->start[i];
+
+        if (rule->cap > 0 && length > rule->cap)
+            weight[i * stride] *= (float)(rule->cap / length);
+        total += (double)weight[i * stride] * length;
+    }
+    for (uint32_t i = 0; i < p->n; i++)
+        weight[i * stride] /= (float)total;
+}
+
+/* Tokens drawn from weighted pieces. */
+static void draw_tokens(const struct pieces *p, const float *weight, size_t stride,
+                        struct random *r, struct sample *s)
+{
+    double step = 1.0 / s->tokens, due = random_unit(r) * step, sum = 0;
+    uint32_t k = 0;
+
+    for (uint32_t i = 0; i < p->n; i++) {
+        uint32_t length = p->start[i + 1] - p->start[i];
+
+        for (sum += (double)weight[i * stride] * length; k < s->tokens && due < sum; due += step)
+            s->token[k++] = p->start[i] + random_below(r, length);
+    }
+    while (k < s->tokens) /* rounding of the sum */
+        s->token[k++] = p->start[p->n - 1];
+}
+
+/* The i-th of n of the trace's own decode steps. */
+static void take_step(const struct trace *t, uint32_t i, uint32_t n, struct sample *s)
+{
+    uint64_t shift = (uint64_t)i * t->tokens / ((uint64_t)s->tokens * n);
+
+    for (uint32_t k = 0; k < s->tokens; k++)
+        s->token[k] = (uint32_t)(((uint64_t)k * t->tokens / s->tokens + shift) % t->tokens);
+}
+
+static int make_sample(struct sample_set *set, const struct sample_rule *rule, uint32_t scenario,
+                       uint32_t i, struct random *r)
+{
+    const struct place_scenario *sc = &set->p->scenario[scenario];
+    struct pieces *pieces = &set->pieces[scenario];
+    struct sample *s = &set->sample[set->used++];
+
+    *s = (struct sample){.scenario = scenario};
+    if (pieces->weight)
+        draw_pieces(pieces, rule, r, pieces->weight + i, pieces->samples);
+    if (!sc->trace || sc->phase == PLACE_PREFILL)
+        return 0;
+    s->tokens = sc->tokens;
+    s->token = calloc(s->tokens, sizeof *s->token);
+    if (!s->token)
+        return -1;
+    if (pieces->weight)
+        draw_tokens(pieces, pieces->weight + i, pieces->samples, r, s);
+    else
+        take_step(sc->trace, i, pieces->samples, s);
+    return 0;
+}
+
+/* How many samples a scenario gets: one where nothing varies. */
+static uint32_t samples_of(const struct place_problem *p, const struct sample_rule *rule,
+                           uint32_t scenario)
+{
+    const struct place_scenario *s = &p->scenario[scenario];
+    uint32_t n = rule->samples / p->scenarios;
+
+    if (!s->trace || (s->phase == PLACE_PREFILL && !(rule->documents > 0)))
+        return 1;
+    return n > 1 ? n : 1;
+}
+
+static int make_samples(struct sample_set *set, const struct sample_rule *rule, uint64_t seed)
+{
+    const struct place_problem *p = set->p;
+    struct random r = {seed};
+
+    for (uint32_t i = 0; i < p->scenarios; i++) {
+        const struct place_scenario *s = &p->scenario[i];
+        uint32_t n = samples_of(p, rule, i);
+        double by = s->share / s->tokens / n;
+
+        if (s->trace && cut_pieces(s->trace, &set->pieces[i]))
+            return -1;
+        set->pieces[i].first = set->used;
+        set->pieces[i].samples = n;
+        if (s->trace && rule->documents > 0) {
+            set->pieces[i].weight = calloc((size_t)set->pieces[i].n * n, sizeof(float));
+            if (!set->pieces[i].weight)
+                return -1;
+        }
+        for (uint32_t k = 0; k < n; k++) {
+            set->token_cost[set->used] = by * p->cluster.token_expert;
+            set->active_cost[set->used] = by * p->cluster.active_expert;
+            if (make_sample(set, rule, i, k, &r))
+                return -1;
+        }
+    }
+    return 0;
+}
+
+int sample_new(const struct place_problem *p, const struct sample_rule *rule, uint64_t seed,
+               struct sample_set **ret, struct mt_err *reterr)
+{
+    struct sample_set *s = calloc(1, sizeof *s);
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < p->scenarios; i++)
+        n += samples_of(p, rule, i);
+    n = (n + SAMPLE_LANES - 1) / SAMPLE_LANES * SAMPLE_LANES;
+    if (s) {
+        s->p = p;
+        s->count = n;
+        s->sample = calloc(n, sizeof *s->sample);
+        s->pieces = calloc(p->scenarios, sizeof *s->pieces);
+        s->token_cost = calloc(n, sizeof *s->token_cost);
+        s->active_cost = calloc(n, sizeof *s->active_cost);
+    }
+    if (!s || !s->sample || !s->pieces || !s->token_cost || !s->active_cost ||
+        make_samples(s, rule, seed)) {
+        sample_free(s);
+        return mt_error(reterr, MT_ENOMEM, "search: no memory for %u samples", n);
+    }
+    *ret = s;
+    return 0;
+}
+
+void sample_free(struct sample_set *s)
+{
+    if (!s)
+        return;
+    for (uint32_t i = 0; s->sample && i < s->used; i++)
+        free(s->sample[i].token);
+    for (uint32_t i = 0; s->pieces && i < s->p->scenarios; i++) {
+        free(s->pieces[i].start);
+        free(s->pieces[i].weight);
+    }
+    free(s->sample);
+    free(s->pieces);
+    free(s->token_cost);
+    free(s->active_cost);
+    free(s);
+}
+
+uint32_t sample_count(const struct sample_set *s)
+{
+    return s->count;
+}
+
+const double *sample_token_cost(const struct sample_set *s)
+{
+    return s->token_cost;
+}
+
+const double *sample_active_cost(const struct sample_set *s)
+{
+    return s->active_cost;
+}
+
+/* Fills the columns of a resampled prefill scenario: each piece's choices by its weights. */
+static void add_pieces(const struct sample_set *s, const struct pieces *p, float n, uint32_t layer,
+                       float *tokens)
+{
+    for (uint32_t i = 0; i < p->n; i++)
+        for (uint32_t t = p->start[i]; t < p->start[i + 1]; t++) {
+            const uint16_t *chosen = trace_at(p->trace, t, layer);
+            const float *weight = p->weight + (size_t)i * p->samples;
+
+            for (uint32_t j = 0; j < s->p->topk; j++) {
+                float *row = tokens + (size_t)chosen[j] * s->count + p->first;
+
+                for (uint32_t k = 0; k < p->samples; k++)
+                    row[k] += weight[k] * n;
+            }
+        }
+}
+
+static void add_tokens(const struct sample_set *s, const struct sample *m, uint32_t layer,
+                       uint32_t k, float *tokens)
+{
+    const struct trace *t = s->p->scenario[m->scenario].trace;
+
+    for (uint32_t i = 0; i < m->tokens; i++) {
+        const uint16_t *chosen = trace_at(t, m->token[i], layer);
+
+        for (uint32_t j = 0; j < s->p->topk; j++)
+            tokens[(size_t)chosen[j] * s->count + k] += 1;
+    }
+}
+
+static void add_means(const struct sample_set *s, const struct sample *m, uint32_t layer,
+                      uint32_t k, float *tokens)
+{
+    const struct place_scenario *sc = &s->p->scenario[m->scenario];
+
+    for (uint32_t e = 0; e < s->p->experts; e++)
+        tokens[(size_t)e * s->count + k] =
+            (float)(sc->load[(size_t)layer * s->p->experts + e] * sc->tokens);
+}
+
+void sample_layer(const struct sample_set *s, uint32_t layer, float *tokens, float *active)
+{
+    size_t size = (size_t)(s->p->experts + 1) * s->count;
+
+    memset(tokens, 0, size * sizeof *tokens);
+    for (uint32_t k = 0; k < s->used; k++) {
+        const struct sample *m = &s->sample[k];
+
+        if (m->token)
+            add_tokens(s, m, layer, k, tokens);
+        else if (!s->pieces[m->scenario].weight)
+            add_means(s, m, layer, k, tokens);
+        else if (k == s->pieces[m->scenario].first)
+            add_pieces(s, &s->pieces[m->scenario], (float)s->p->scenario[m->scenario].tokens, layer,
+                       tokens);
+    }
+    for (size_t i = 0; i < size; i++) {
+        const struct sample *m = &s->sample[i % s->count < s->used ? i % s->count : 0];
+        float n = (float)s->p->scenario[m->scenario].tokens, w = tokens[i];
+
+        active[i] = m->token ? (float)(w > 0) : w >= n ? 1 : -expm1f(n * log1pf(-w / n));
+    }
+}
