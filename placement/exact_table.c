@@ -21,26 +21,13 @@ static void find_traces(struct exact_table *t)
         t->trace_of[s] = EXACT_NONE;
         if (!p->scenario[s].trace)
             continue;
-        while (d < t->traces && t->traffic[d].trace != p->scenario[s].trace)
+        while (d < t->traces && t->trace[d].trace != p->scenario[s].trace)
             d++;
         if (d == t->traces)
-            t->traffic[t->traces++] = (struct exact_traffic){.trace = p->scenario[s].trace};
+            t->trace[t->traces++].trace = p->scenario[s].trace;
         t->trace_of[s] = d;
-    }
-    for (uint32_t d = 0; d < t->traces; d++) {
-        struct exact_traffic *x = &t->traffic[d];
-        double weight = 0;
-
-        for (uint32_t s = 0; s < p->scenarios; s++)
-            if (t->trace_of[s] == d) {
-                weight += p->scenario[s].share / p->scenario[s].tokens;
-                x->tokens += p->scenario[s].share;
-            }
-        /* Fast combine is a second exchange of the same vectors. */
-        weight *= p->cluster.exact_combine ? 1 : 2;
-        x->scaled = p->cluster;
-        x->scaled.rank_link.latency *= weight;
-        x->scaled.node_link.latency *= weight;
+        t->trace[d].share += p->scenario[s].share;
+        t->trace[d].steps += p->scenario[s].share / p->scenario[s].tokens;
     }
 }
 
@@ -52,7 +39,7 @@ static void count_touches(struct exact_table *t)
     uint32_t *within = t->touch;
 
     for (uint32_t i = 0; i < d; i++) {
-        const struct trace *trace = t->traffic[i].trace;
+        const struct trace *trace = t->trace[i].trace;
 
         for (uint32_t token = 0; token < trace->tokens; token++) {
             const uint16_t *chosen = trace_at(trace, token, t->layer);
@@ -71,67 +58,92 @@ static void count_touches(struct exact_table *t)
     for (uint32_t set = 0; set < n / 2; set++)
         for (uint32_t i = 0; i < d; i++) {
             uint32_t *a = &within[(size_t)set * d + i], *b = &within[(size_t)(n - 1 - set) * d + i];
-            uint32_t all = t->traffic[i].trace->tokens, keep = *a;
+            uint32_t all = t->trace[i].trace->tokens, keep = *a;
 
             *a = all - *b;
             *b = all - keep;
         }
 }
 
-static void count_pairs(struct exact_table *t)
+/* The least sum of touches over divisions into sets of `size`, by the set of the lowest expert;
+ * where ranks are full and alike. Otherwise what touches the whole touches a part. */
+static void divide(struct exact_table *t, uint32_t size)
 {
-    for (uint32_t i = 0; i < t->traces; i++) {
-        const struct trace *trace = t->traffic[i].trace;
-        double *pairs = t->pairs + (size_t)i * t->p->experts;
+    uint32_t d = t->traces;
 
-        for (uint32_t token = 0; token < trace->tokens; token++)
-            for (uint32_t k = 0; k < trace->topk; k++)
-                pairs[trace_at(trace, token, t->layer)[k]]++;
-        for (uint32_t e = 0; e < t->p->experts; e++)
-            pairs[e] /= trace->tokens;
+    memcpy(t->split, t->touch, (size_t)sets(t) * d * sizeof *t->split);
+    for (uint32_t set = 1; size && set < sets(t); set++) {
+        uint32_t low = set & -set, others = set ^ low, n = (uint32_t)__builtin_popcount(set);
+        uint32_t *least = t->split + (size_t)set * d;
+
+        if (n % size || n == size)
+            continue;
+        memset(least, 0xff, d * sizeof *least);
+        for (uint32_t more = others; more; more = (more - 1) & others) {
+            const uint32_t *a = t->touch + (size_t)(more | low) * d;
+            const uint32_t *b = t->split + (size_t)(set ^ more ^ low) * d;
+
+            if ((uint32_t)__builtin_popcount(more) + 1 != size)
+                continue;
+            for (uint32_t i = 0; i < d; i++)
+                least[i] = a[i] + b[i] < least[i] ? a[i] + b[i] : least[i];
+        }
+        if (size == 1)
+            for (uint32_t i = 0; i < d; i++)
+                least[i] = t->touch[(size_t)low * d + i] + t->split[(size_t)others * d + i];
     }
 }
 
-/* Terms that are sums, of each expert: ret[experts][sums]. */
-static void expert_terms(const struct exact_table *t, double *ret)
+/* Experts per rank, if all slots are alike and none is spare; otherwise 0. */
+static uint32_t full_size(const struct place_problem *p)
+{
+    for (uint32_t g = 0; g < p->cluster.ranks; g++)
+        if (p->cluster.slots[g] * p->cluster.ranks != p->experts)
+            return 0;
+    return p->cluster.slots[0];
+}
+
+static void fill_experts(struct exact_table *t)
 {
     const struct place_problem *p = t->p;
     const struct cluster *c = &p->cluster;
-    double compute[EXACT_MAX_EXPERTS];
 
     for (uint32_t s = 0; s < p->scenarios; s++) {
-        layer_cost_compute(p, &p->scenario[s], t->layer, compute);
-        for (uint32_t e = 0; e < p->experts; e++)
-            ret[e * t->sums + s] = compute[e] * p->scenario[s].share / p->scenario[s].tokens;
-    }
-    for (uint32_t i = 0; i < t->sums - p->scenarios; i++) {
-        double factor = t->traffic[i].tokens * (c->ranks - 1) / c->ranks * c->combine_bytes /
-                        c->rank_link.bandwidth;
+        const struct place_scenario *of = &p->scenario[s];
+        const double *load = of->load + (size_t)t->layer * p->experts;
 
+        if (t->trace_of[s] != EXACT_NONE)
+            load = t->pairs + (size_t)t->trace_of[s] * p->experts;
         for (uint32_t e = 0; e < p->experts; e++)
-            ret[e * t->sums + p->scenarios + i] = factor * t->pairs[i * p->experts + e];
+            t->expert[e * t->sums + s] =
+                layer_cost_compute(c, of->tokens, load[e]) * of->share / of->tokens;
     }
+    for (uint32_t i = 0; i < t->sums - p->scenarios; i++)
+        for (uint32_t e = 0; e < p->experts; e++)
+            t->expert[e * t->sums + p->scenarios + i] = t->trace[i].share / c->ranks *
+                                                        c->combine_bytes / c->rank_link.bandwidth *
+                                                        t->pairs[i * p->experts + e];
 }
 
-static void fill_values(struct exact_table *t, const double *expert)
+static void fill_values(struct exact_table *t)
 {
-    uint32_t touches = t->terms - t->sums;
+    uint32_t first = t->p->scenarios;
 
-    for (uint32_t set = 0; set < sets(t); set++) {
+    for (uint32_t set = 1; set < sets(t); set++) {
+        uint32_t low = set & -set;
+        const double *of = t->expert + (size_t)__builtin_ctz(low) * t->sums, *rest;
         double *v = t->value + (size_t)t->index[set] * t->terms;
 
         if (t->index[set] == EXACT_NONE)
             continue;
-        if (set) {
-            uint32_t low = set & -set;
-            const double *of = expert + (size_t)__builtin_ctz(low) * t->sums;
-            const double *rest = exact_value(t, set ^ low);
-
-            for (uint32_t i = 0; i < t->sums; i++)
-                v[i] = rest[i] + of[i];
-        }
-        for (uint32_t i = 0; i < touches; i++)
-            v[t->sums + i] = t->factor[i] * t->touch[(size_t)set * t->traces + i];
+        rest = exact_value(t, set ^ low);
+        for (uint32_t i = 0; i < t->sums; i++)
+            v[i] = rest[i] + of[i];
+        for (uint32_t i = first; i < t->sums && set == low; i++)
+            v[i] += t->latency[i - first];
+        for (uint32_t i = t->sums; i < t->terms; i++)
+            v[i] = t->factor[i - t->sums] * t->touch[(size_t)set * t->traces + i - t->sums] +
+                   t->latency[i - first];
     }
 }
 
@@ -141,21 +153,23 @@ static void constants(struct exact_table *t)
     const struct cluster *c = &p->cluster;
     double bytes = c->dispatch_bytes + (c->exact_combine ? 0 : c->combine_bytes);
 
-    for (uint32_t s = 0; s < p->scenarios; s++) {
-        double weight = p->scenario[s].share / p->scenario[s].tokens;
+    t->network = c->nodes > 1 ? c->rank_link.bandwidth / c->node_link.bandwidth : 0;
+    for (uint32_t s = 0; s < p->scenarios; s++)
+        t->constant += p->scenario[s].share / p->scenario[s].tokens *
+                       layer_cost_dense(c, p->scenario[s].tokens);
+    for (uint32_t i = 0; i < t->traces; i++) {
+        double once = t->trace[i].steps * (c->exact_combine ? 1 : 2);
 
-        t->constant += weight * layer_cost_dense(c, p->scenario[s].tokens);
-        if (t->one_node && t->trace_of[s] != EXACT_NONE)
-            t->constant += weight * 2 * (c->ranks - 1) * c->rank_link.latency;
+        t->factor[i] = t->trace[i].share / c->ranks * bytes / c->rank_link.bandwidth /
+                       t->trace[i].trace->tokens;
+        t->latency[i] = t->latency[t->traces + i] = once * c->rank_link.latency;
+        t->node_latency[i] = t->node_latency[t->traces + i] =
+            once * c->node_link.latency * (c->nodes - 1);
     }
-    for (uint32_t i = 0; i < t->traces; i++)
-        t->factor[i] = t->traffic[i].tokens * (c->ranks - 1) / c->ranks * bytes /
-                       c->rank_link.bandwidth / t->traffic[i].trace->tokens;
 }
 
-static int no_memory(struct exact_table *t, double *expert, struct mt_err *reterr)
+static int no_memory(struct exact_table *t, struct mt_err *reterr)
 {
-    free(expert);
     exact_table_done(t);
     return mt_error(reterr, MT_ENOMEM, "exact: no memory for a table over %u sets of experts",
                     1u << t->p->experts);
@@ -166,44 +180,52 @@ int exact_table_new(const struct place_problem *p, uint32_t layer, struct exact_
 {
     const struct cluster *c = &p->cluster;
     struct exact_table t = {.p = p, .layer = layer, .one_node = c->nodes < 2};
-    double *expert = NULL;
     uint32_t most = 0, rows = 0;
 
     find_traces(&t);
-    t.sums = p->scenarios + (t.one_node && c->exact_combine ? t.traces : 0);
-    t.terms = t.sums + (t.one_node ? t.traces : 0);
+    t.sums = p->scenarios + (c->exact_combine ? t.traces : 0);
+    t.terms = t.sums + t.traces;
     for (uint32_t g = 0; g < c->ranks; g++)
         most = c->slots[g] > most ? c->slots[g] : most;
     t.touch = calloc((size_t)sets(&t) * t.traces + 1, sizeof *t.touch);
+    t.split = t.one_node ? t.touch : calloc((size_t)sets(&t) * t.traces + 1, sizeof *t.split);
     t.pairs = calloc((size_t)p->experts * t.traces + 1, sizeof *t.pairs);
+    t.expert = calloc((size_t)p->experts * t.sums + 1, sizeof *t.expert);
     t.index = calloc(sets(&t), sizeof *t.index);
-    expert = calloc((size_t)p->experts * t.sums, sizeof *expert);
-    if (!t.touch || !t.pairs || !t.index || !expert)
-        return no_memory(&t, expert, reterr);
+    if (!t.touch || !t.split || !t.pairs || !t.index || !t.expert)
+        return no_memory(&t, reterr);
     for (uint32_t set = 0; set < sets(&t); set++)
         t.index[set] = (uint32_t)__builtin_popcount(set) <= most ? rows++ : EXACT_NONE;
-    t.value = calloc((size_t)rows * t.terms, sizeof *t.value);
+    t.value = calloc((size_t)rows * t.terms + 1, sizeof *t.value);
     if (!t.value)
-        return no_memory(&t, expert, reterr);
+        return no_memory(&t, reterr);
     count_touches(&t);
-    if (c->exact_combine)
-        count_pairs(&t);
+    if (!t.one_node)
+        divide(&t, full_size(p));
+    for (uint32_t s = 0; s < p->scenarios; s++)
+        if (t.trace_of[s] != EXACT_NONE)
+            layer_cost_loads(p, &p->scenario[s], layer,
+                             t.pairs + (size_t)t.trace_of[s] * p->experts);
     constants(&t);
-    expert_terms(&t, expert);
-    fill_values(&t, expert);
-    free(expert);
+    fill_experts(&t);
+    fill_values(&t);
     *ret = t;
     return 0;
 }
 
 void exact_table_done(struct exact_table *t)
 {
+    if (t->split != t->touch)
+        free(t->split);
     free(t->touch);
     free(t->pairs);
+    free(t->expert);
     free(t->index);
     free(t->value);
     t->touch = NULL;
+    t->split = NULL;
     t->pairs = NULL;
+    t->expert = NULL;
     t->index = NULL;
     t->value = NULL;
 }
@@ -218,7 +240,7 @@ static void vectors_of(const struct exact_table *t, uint32_t i, const uint32_t *
 {
     const struct cluster *c = &t->p->cluster;
     uint32_t of_node[PLAN_MAX_RANKS] = {0};
-    double tokens = t->traffic[i].trace->tokens;
+    double tokens = t->trace[i].trace->tokens;
 
     for (uint32_t g = 0; g < c->ranks; g++) {
         of_node[c->node[g]] |= set[g];
@@ -242,7 +264,7 @@ static double scenario_traffic(const struct exact_table *t, uint32_t s, const st
 
     return (layer_cost_exchange(c, tokens, out->rank, once, c->dispatch_bytes) +
             layer_cost_exchange(c, tokens, back->rank, c->exact_combine ? NULL : once,
-                           c->combine_bytes)) *
+                                c->combine_bytes)) *
            t->p->scenario[s].share / tokens;
 }
 
@@ -251,7 +273,7 @@ double exact_cost(const struct exact_table *t, const uint32_t *set)
     const struct cluster *c = &t->p->cluster;
     double cost = t->constant;
 
-    for (uint32_t i = 0; i < t->terms; i++) {
+    for (uint32_t i = 0; i < (t->one_node ? t->terms : t->p->scenarios); i++) {
         double most = 0;
 
         for (uint32_t g = 0; g < c->ranks; g++) {
@@ -259,7 +281,7 @@ double exact_cost(const struct exact_table *t, const uint32_t *set)
 
             most = v > most ? v : most;
         }
-        cost += most;
+        cost += i < t->p->scenarios ? most : most * (c->ranks - 1);
     }
     for (uint32_t i = 0; !t->one_node && i < t->traces; i++) {
         struct vectors out, back;
@@ -272,23 +294,4 @@ double exact_cost(const struct exact_table *t, const uint32_t *set)
                 cost += scenario_traffic(t, s, &out, c->exact_combine ? &back : &out);
     }
     return cost;
-}
-
-double exact_traffic_bound(const struct exact_table *t, const uint32_t *set)
-{
-    double sum = 0;
-
-    for (uint32_t i = 0; i < t->traces; i++) {
-        const struct cluster *c = &t->traffic[i].scaled;
-        struct vectors v;
-
-        vectors_of(t, i, set, false, &v);
-        sum += layer_cost_exchange(c, t->traffic[i].tokens, v.rank, c->two_level ? v.node : NULL,
-                              c->dispatch_bytes + (c->exact_combine ? 0 : c->combine_bytes));
-        if (c->exact_combine) {
-            vectors_of(t, i, set, true, &v);
-            sum += layer_cost_exchange(c, t->traffic[i].tokens, v.rank, NULL, c->combine_bytes);
-        }
-    }
-    return sum;
 }

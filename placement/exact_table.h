@@ -7,32 +7,39 @@
 
 #define EXACT_NONE UINT32_MAX
 
-/* The exchange of all scenarios that share a trace, in one formula: its value bounds the sum of
- * theirs from below (a maximum of sums is at most the sum of maxima). */
-struct exact_traffic {
+/* Scenarios of one trace share the vectors that are sent, and so a term. */
+struct exact_trace {
     const struct trace *trace;
-    struct cluster scaled; /* latencies times sum_s w_s / n_s, for both ways if they are alike */
-    double tokens;         /* sum_s w_s */
+    double share; /* sum_s w_s */
+    double steps; /* sum_s w_s / n_s */
 };
 
-/* Terms of a set, in this order, each the most over the ranks of a sum or a touch count:
- *     compute of each scenario                       a sum over the set's experts
- *     one node: vectors of dispatch of each trace    touches times a factor
- *     one node, exact combine: vectors of combine    a sum
- * All in seconds per token of the objective. With one node the ports into ranks are the busiest,
- * and these terms are the whole cost beside `constant`; with several, traffic is added to them. */
+/* Terms of a set, all in seconds per token of the objective, in this order:
+ *     compute of each scenario                          a sum over the set's experts
+ *     exact combine: vectors of each trace's combine    a sum
+ *     vectors of each trace's dispatch (and fast combine, which is the same again)    touches
+ * An exchange's term is the port into the rank from one other rank; a rank has as many others as
+ * its node, and a node's port from the network costs `network` times its vectors for each rank that
+ * is elsewhere. Where nodes are alike, ports that go in are the busiest, since one that goes out
+ * carries a mean of what goes in elsewhere. */
 struct exact_table {
     const struct place_problem *p;
-    uint32_t layer, traces, sums, terms; /* terms: sums first (sums of them), then touches */
+    uint32_t layer, traces, sums, terms; /* the first `sums` terms are sums */
     uint32_t trace_of[PLACE_MAX_SCENARIOS];
-    struct exact_traffic traffic[PLACE_MAX_SCENARIOS];
+    struct exact_trace trace[PLACE_MAX_SCENARIOS];
     bool one_node;
     double constant;
+    double network;  /* rank's bandwidth over node's */
     uint32_t *touch; /* [sets][traces] tokens that choose an expert of the set */
-    double *pairs;   /* [traces][experts] choices per token; with exact_combine */
+    uint32_t *split; /* [sets][traces] at most the sum of touches over the ranks among which the set
+                        is divided; touch itself with one node */
+    double *pairs;   /* [traces][experts] choices per token */
+    double *expert;  /* [experts][sums] those terms of each expert */
     uint32_t *index; /* [sets] row in value, EXACT_NONE for sets larger than any rank's slots */
     double *value;   /* [rows][terms] */
-    double factor[PLACE_MAX_SCENARIOS]; /* of each trace's touches; one node */
+    double factor[PLACE_MAX_SCENARIOS]; /* [traces] of touches */
+    /* [terms - scenarios] of one message between ranks, in each value; of all to a node. */
+    double latency[2 * PLACE_MAX_SCENARIOS], node_latency[2 * PLACE_MAX_SCENARIOS];
 };
 
 int exact_table_new(const struct place_problem *p, uint32_t layer, struct exact_table *ret,
@@ -44,8 +51,5 @@ static inline const double *exact_value(const struct exact_table *t, uint32_t se
 }
 /* The layer's cost, exactly: set[ranks]. */
 double exact_cost(const struct exact_table *t, const uint32_t *set);
-/* At most the cost of traffic of any placement that gives ranks at least these sets; several nodes.
- */
-double exact_traffic_bound(const struct exact_table *t, const uint32_t *set);
 
 #endif

@@ -40,7 +40,7 @@ static double rank_ports(const struct cluster *c, double home, const double *vec
 }
 
 double layer_cost_exchange(const struct cluster *c, double tokens, const double *vectors,
-                      const double *network, double bytes)
+                           const double *network, double bytes)
 {
     double home = tokens / c->ranks, total = 0, worst = 0;
     double node[PLAN_MAX_RANKS] = {0};
@@ -71,18 +71,23 @@ double layer_cost_exchange(const struct cluster *c, double tokens, const double 
     return worst;
 }
 
-void layer_cost_compute(const struct place_problem *p, const struct place_scenario *s, uint32_t layer,
-                   double *ret)
+void layer_cost_loads(const struct place_problem *p, const struct place_scenario *s, uint32_t layer,
+                      double *ret)
 {
-    const double *load = s->load + (size_t)layer * p->experts;
-    const struct cluster *c = &p->cluster;
+    for (uint32_t e = 0; e < p->experts; e++)
+        ret[e] = s->trace ? 0 : s->load[(size_t)layer * p->experts + e];
+    for (uint32_t i = 0; s->trace && i < s->trace->tokens; i++)
+        for (uint32_t k = 0; k < s->trace->topk; k++)
+            ret[trace_at(s->trace, i, layer)[k]]++;
+    for (uint32_t e = 0; s->trace && e < p->experts; e++)
+        ret[e] /= s->trace->tokens;
+}
 
-    for (uint32_t e = 0; e < p->experts; e++) {
-        double chosen = load[e] < 1 ? load[e] : 1;
+double layer_cost_compute(const struct cluster *c, double tokens, double load)
+{
+    double active = load >= 1 ? 1 : -expm1(tokens * log1p(-load));
 
-        ret[e] = c->token_expert * s->tokens * load[e] +
-                 c->active_expert * (1 - pow(1 - chosen, s->tokens));
-    }
+    return load > 0 ? c->token_expert * tokens * load + c->active_expert * active : 0;
 }
 
 double layer_cost_dense(const struct cluster *c, double tokens)
