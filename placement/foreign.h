@@ -73,6 +73,14 @@ struct foreign_report {
     uint64_t added;    /* ... with what it does not: copies beyond the plan */
 };
 
+/* The expert of each slot, filled as above: *ret[layers][ranks * slots], the caller's to free. */
+int foreign_slots(const struct plan *p, const struct foreign_options *how, uint16_t **ret,
+                  struct foreign_report *ret_report, struct mt_err *reterr);
+/* Back: slot[layers][physical], physical a multiple of ranks; repeated experts count once; every
+ * expert up to the highest must have a slot in each layer. `name` is for messages. */
+int foreign_plan(uint32_t layers, uint32_t physical, uint32_t ranks, const uint16_t *slot,
+                 const char *name, struct plan *ret, struct mt_err *reterr);
+
 /* For --init-expert-location FILE.json: {"physical_to_logical_map": [[expert of each slot, rank by
  * rank] per layer]} and no other key (there each key is an argument). The model's layers are all
  * there: a dense one has the trivial map (slot modulo experts). ret may be NULL. */

@@ -69,7 +69,9 @@ struct place_run {
     uint64_t seed;
     uint64_t iterations; /* search moves; 0: until stop. With it a result depends on seed alone */
     double gap;          /* stop when the proven gap is at most this; 0: never */
-    bool (*stop)(void *user);                                       /* NULL: never */
+    bool (*stop)(void *user);    /* NULL: never */
+    double (*spent)(void *user); /* part of the time that is gone, 0 to 1, so that what remains can
+                                    be divided; NULL: not known */
     void (*progress)(void *user, const struct place_progress *now); /* NULL: nobody */
     void *user;
 };

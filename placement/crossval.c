@@ -1,0 +1,182 @@
+#include "placement/crossval.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "placement/methods.h"
+#include "placement/score.h"
+
+#define LAYERS 6 /* of the problem that are looked at */
+#define ROUNDS 2
+#define MOVES 4000 /* a layer, in the first round; four times as many in each further one */
+#define SURE 0.997 /* a rule replaces the first only if its J is lower by more than noise */
+
+const struct search_rule CROSSVAL_RULES[] = {
+    {{0.25, 200, 64}, 1},   {{0, 0, 64}, 1},   {{0.1, 200, 96}, 1},
+    {{0.25, 200, 64}, 1.6}, {{0, 0, 64}, 1.6},
+};
+const uint32_t CROSSVAL_N = sizeof CROSSVAL_RULES / sizeof *CROSSVAL_RULES;
+
+/* Half of a problem: some layers of some documents. */
+struct fold {
+    struct place_problem p;
+    struct trace trace[PLACE_MAX_SCENARIOS]; /* owned; empty where a scenario shares another's */
+    double *load[PLACE_MAX_SCENARIOS];       /* owned likewise */
+};
+
+static void fold_done(struct fold *f)
+{
+    for (uint32_t i = 0; i < PLACE_MAX_SCENARIOS; i++) {
+        trace_done(&f->trace[i]);
+        free(f->load[i]);
+    }
+}
+
+static uint32_t layers_of(const struct place_problem *p)
+{
+    return p->layers < LAYERS ? p->layers : LAYERS;
+}
+
+/* Keeps every layer that is looked at, in place. */
+static void thin(struct trace *t, uint32_t layers)
+{
+    size_t row = t->topk * sizeof *t->choice;
+
+    for (uint32_t i = 0; i < t->tokens; i++)
+        for (uint32_t k = 0; k < layers; k++) {
+            uint32_t from = (uint32_t)((2ull * k + 1) * t->layers / (2ull * layers));
+
+            memmove(t->choice + ((size_t)i * layers + k) * t->topk,
+                    t->choice + ((size_t)i * t->layers + from) * t->topk, row);
+        }
+    t->layers = layers;
+}
+
+static int cut(const struct trace *t, bool second, struct trace *ret, struct mt_err *reterr)
+{
+    uint32_t half = trace_split(t, 0.5);
+
+    return second ? trace_slice(t, half, t->documents - half, 0, ret, reterr)
+                  : trace_slice(t, 0, half, 0, ret, reterr);
+}
+
+static int fold_new(const struct place_problem *p, bool second, struct fold *ret,
+                    struct mt_err *reterr)
+{
+    uint32_t layers = layers_of(p);
+    int rc = 0;
+
+    *ret = (struct fold){.p = *p};
+    ret->p.layers = layers;
+    ret->p.from = NULL;
+    ret->p.homes = PLACE_HOMES_LOAD;
+    for (uint32_t i = 0; !rc && i < p->scenarios; i++) {
+        struct place_scenario *s = &ret->p.scenario[i];
+        uint32_t k = 0;
+
+        while (k < i && p->scenario[k].trace != p->scenario[i].trace)
+            k++;
+        if (k < i) {
+            s->trace = ret->p.scenario[k].trace;
+            s->load = ret->p.scenario[k].load;
+            continue;
+        }
+        rc = cut(p->scenario[i].trace, second, &ret->trace[i], reterr);
+        if (rc)
+            break;
+        thin(&ret->trace[i], layers);
+        ret->load[i] = calloc((size_t)layers * p->experts, sizeof(double));
+        if (!ret->load[i]) {
+            rc = mt_error(reterr, MT_ENOMEM, "search: no memory for loads");
+            break;
+        }
+        trace_loads(&ret->trace[i], ret->load[i]);
+        s->trace = &ret->trace[i];
+        s->load = ret->load[i];
+    }
+    return rc;
+}
+
+static int fit(const struct fold *f, const struct search_rule *rule, const struct place_run *run,
+               struct plan *ret, struct mt_err *reterr)
+{
+    struct place_result start = {0};
+    struct search *s = NULL;
+    uint64_t left = UINT64_MAX, tried = 0;
+    int rc = contiguous_solve(&f->p, run, &start, reterr);
+
+    if (!rc)
+        rc = search_new(&f->p, rule, NULL, &start.plan, run->seed, &s, reterr);
+    for (uint64_t i = 0, moves = MOVES; !rc && i < ROUNDS; i++, moves *= 4)
+        search_round(s, moves, run, &left, &tried);
+    if (!rc)
+        rc = search_plan(s, ret, reterr);
+    search_free(s);
+    place_result_done(&start);
+    return rc;
+}
+
+/* J on `test` of what is fitted to `f`, added to *io. */
+static int try_rule(const struct fold *f, const struct fold *test, const struct search_rule *rule,
+                    const struct place_run *run, double *io, struct mt_err *reterr)
+{
+    struct plan plan = {0};
+    struct score *s = malloc(sizeof *s);
+    int rc = s ? fit(f, rule, run, &plan, reterr)
+               : mt_error(reterr, MT_ENOMEM, "search: no memory for a score");
+
+    if (!rc)
+        rc = score_plan(&test->p, &plan, SCORE_SAMPLED, s, reterr);
+    if (!rc)
+        *io += s->j;
+    plan_done(&plan);
+    free(s);
+    return rc;
+}
+
+static bool comparable(const struct place_problem *p)
+{
+    for (uint32_t i = 0; i < p->scenarios; i++)
+        if (!p->scenario[i].trace || p->scenario[i].trace->documents < 2)
+            return false;
+    return p->cluster.ranks > 1;
+}
+
+int crossval_choose(const struct place_problem *p, const struct place_run *run, uint32_t *ret_rule,
+                    struct mt_err *reterr)
+{
+    struct fold *f;
+    double least = INFINITY;
+    uint32_t best = 0;
+    int rc;
+
+    if (!comparable(p)) {
+        *ret_rule = 0;
+        return 0;
+    }
+    f = calloc(2, sizeof *f);
+    if (!f)
+        return mt_error(reterr, MT_ENOMEM, "search: no memory for folds");
+    rc = fold_new(p, false, &f[0], reterr);
+    if (!rc)
+        rc = fold_new(p, true, &f[1], reterr);
+    for (uint32_t i = 0; !rc && i < CROSSVAL_N; i++) {
+        double j = 0;
+
+        for (int k = 0; !rc && k < 2; k++)
+            rc = try_rule(&f[k], &f[!k], &CROSSVAL_RULES[i], run, &j, reterr);
+        if (run->stop && run->stop(run->user))
+            break;
+        if (j < least * (best == 0 && i ? SURE : 1)) {
+            least = j;
+            best = i;
+        }
+    }
+    fold_done(&f[0]);
+    fold_done(&f[1]);
+    free(f);
+    if (!rc)
+        *ret_rule = best;
+    return rc;
+}

@@ -1,0 +1,231 @@
+/* Our method: the whole objective at once. Cross-validation chooses how much to resample; rounds of
+ * search find placements; the oracle judges them beside the incumbent and the baselines. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "placement/crossval.h"
+#include "placement/homes.h"
+#include "placement/methods.h"
+#include "placement/score.h"
+#include "placement/search.h"
+
+#define FIRST_MOVES 2048 /* a layer, in the first round */
+#define GROWTH 3         /* of the moves from round to round */
+#define LAST_MOVES (1u << 22)
+#define SETTLED_MOVES 20000 /* a round of fewer does not tell that nothing is left to find */
+#define SETTLED 2e-5        /* relative gain of a round that counts as none */
+#define ALTERNATIONS 4      /* of homes and placement */
+#define RULE_PART 0.25      /* of the time */
+#define SEARCH_PART 0.92
+
+struct joint {
+    const struct place_problem *p;
+    const struct place_run *run;
+    struct place_run part; /* run, but stops when its part of the time is gone */
+    double until;
+    struct search_rule rule;
+    uint64_t left, tried;
+    struct score *score; /* scratch */
+    enum score_evaluation how;
+    struct plan best; /* by the oracle */
+    double best_j;
+};
+
+static bool part_stop(void *user)
+{
+    const struct joint *j = user;
+
+    if (j->run->stop && j->run->stop(j->run->user))
+        return true;
+    return j->run->spent && j->run->spent(j->run->user) >= j->until;
+}
+
+static void tell(const struct joint *j, const char *stage, double objective)
+{
+    struct place_progress now = {stage, objective, 0, j->tried};
+
+    if (j->run->progress)
+        j->run->progress(j->run->user, &now);
+}
+
+/* Keeps a copy of the plan if the oracle says that it is the best so far. */
+static int offer(struct joint *j, const struct plan *plan, struct mt_err *reterr)
+{
+    struct plan copy;
+    int rc = score_plan(j->p, plan, j->how, j->score, reterr);
+
+    if (rc || j->score->j >= j->best_j)
+        return rc;
+    rc = plan_copy(plan, &copy, reterr);
+    if (rc)
+        return rc;
+    plan_done(&j->best);
+    j->best = copy;
+    j->best_j = j->score->j;
+    return 0;
+}
+
+/* What a method without search finds; one that is not defined here offers nothing. */
+static int offer_method(struct joint *j,
+                        int (*solve)(const struct place_problem *, const struct place_run *,
+                                     struct place_result *, struct mt_err *),
+                        struct mt_err *reterr)
+{
+    struct place_result r = {0};
+    int rc = solve(j->p, j->run, &r, reterr);
+
+    if (rc == MT_EUNSUPPORTED)
+        return 0;
+    if (!rc)
+        rc = offer(j, &r.plan, reterr);
+    place_result_done(&r);
+    return rc;
+}
+
+/* Rounds until the time of the part is gone or nothing is left to find. */
+static void run_rounds(struct joint *j, struct search *s)
+{
+    uint64_t moves = FIRST_MOVES;
+    int settled = 0;
+
+    while (settled < 2 && j->left && !part_stop(j)) {
+        double before = search_price(s);
+
+        search_round(s, moves, &j->part, &j->left, &j->tried);
+        tell(j, "search", search_price(s));
+        settled =
+            moves >= SETTLED_MOVES && search_price(s) > before * (1 - SETTLED) ? settled + 1 : 0;
+        moves = moves * GROWTH < LAST_MOVES ? moves * GROWTH : LAST_MOVES;
+    }
+}
+
+/* homes of every scenario's trace under a plan; owned by the caller: free(ret[i]), once a trace. */
+static int find_homes(const struct place_problem *p, const struct plan *plan, uint16_t **ret,
+                      struct mt_err *reterr)
+{
+    for (uint32_t i = 0; i < p->scenarios; i++) {
+        const struct trace *t = p->scenario[i].trace;
+        int rc;
+
+        if (!t)
+            continue;
+        ret[i] = calloc(t->documents, sizeof **ret);
+        if (!ret[i])
+            return mt_error(reterr, MT_ENOMEM, "search: no memory for homes");
+        rc = homes_affinity(p, t, plan, ret[i], reterr);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+static int search_once(struct joint *j, const uint16_t *const *homes, const struct plan *start,
+                       uint64_t seed, struct mt_err *reterr)
+{
+    struct search *s;
+    struct plan plan;
+    int rc = search_new(j->p, &j->rule, homes, start, seed, &s, reterr);
+
+    if (rc)
+        return rc;
+    search_offer(s, &j->best);
+    run_rounds(j, s);
+    rc = search_plan(s, &plan, reterr);
+    search_free(s);
+    if (rc)
+        return rc;
+    rc = offer(j, &plan, reterr);
+    plan_done(&plan);
+    return rc;
+}
+
+/* Homes by affinity: homes for the best placement, a placement for these homes, and again. */
+static int alternate(struct joint *j, double from, double until, struct mt_err *reterr)
+{
+    int rc = 0;
+
+    for (uint32_t i = 0; !rc && i < ALTERNATIONS; i++) {
+        uint16_t *homes[PLACE_MAX_SCENARIOS] = {0};
+        struct plan start = {0};
+        uint64_t left = j->left;
+
+        j->until = from + (until - from) * (i + 1) / ALTERNATIONS;
+        j->left = left / (ALTERNATIONS - i);
+        left -= j->left;
+        rc = find_homes(j->p, &j->best, homes, reterr);
+        if (!rc)
+            rc = plan_copy(&j->best, &start, reterr);
+        if (!rc)
+            rc = search_once(j, (const uint16_t *const *)homes, &start, j->run->seed + i, reterr);
+        plan_done(&start);
+        for (uint32_t k = 0; k < PLACE_MAX_SCENARIOS; k++)
+            free(homes[k]);
+        j->left += left;
+    }
+    return rc;
+}
+
+static int find_start(struct joint *j, struct mt_err *reterr)
+{
+    int rc = 0;
+
+    if (j->p->from)
+        rc = offer(j, j->p->from, reterr);
+    if (!rc)
+        rc = offer_method(j, contiguous_solve, reterr);
+    if (!rc)
+        rc = offer_method(j, eplb_solve, reterr);
+    return rc;
+}
+
+static int solve(struct joint *j, struct mt_err *reterr)
+{
+    uint32_t rule = 0;
+    double from;
+    int rc = find_start(j, reterr);
+
+    j->until = RULE_PART;
+    if (!rc)
+        rc = crossval_choose(j->p, &j->part, &rule, reterr);
+    if (rc)
+        return rc;
+    j->rule = CROSSVAL_RULES[rule];
+    from = j->run->spent ? j->run->spent(j->run->user) : 0;
+    if (j->p->homes == PLACE_HOMES_AFFINITY)
+        return alternate(j, from, SEARCH_PART, reterr);
+    j->until = SEARCH_PART;
+    return search_once(j, NULL, &j->best, j->run->seed, reterr);
+}
+
+int joint_solve(const struct place_problem *p, const struct place_run *run,
+                struct place_result *ret, struct mt_err *reterr)
+{
+    struct joint j = {.p = p, .run = run, .best_j = INFINITY, .how = SCORE_SAMPLED};
+    int rc;
+
+    j.left = run->iterations ? run->iterations : UINT64_MAX;
+    j.part = *run;
+    j.part.stop = part_stop;
+    j.part.user = &j;
+    j.part.progress = NULL;
+    j.part.spent = NULL;
+    for (uint32_t i = 0; i < p->scenarios; i++)
+        if (!p->scenario[i].trace)
+            j.how = SCORE_FLUID;
+    j.score = malloc(sizeof *j.score);
+    rc = j.score ? solve(&j, reterr) : mt_error(reterr, MT_ENOMEM, "search: no memory for a score");
+    if (!rc)
+        rc = score_plan(p, &j.best, SCORE_FLUID, j.score, reterr);
+    if (rc) {
+        plan_done(&j.best);
+    } else {
+        *ret = (struct place_result){.plan = j.best,
+                                     .method = "joint",
+                                     .objective = j.score->j,
+                                     .no_bound = "not computed",
+                                     .iterations = j.tried};
+    }
+    free(j.score);
+    return rc;
+}
