@@ -14,6 +14,8 @@
 #define FEWEST 200 /* moves with which a comparison means something */
 #define SURE 0.997 /* a rule replaces the first only if its J is lower by more than noise */
 
+const struct search_rule CROSSVAL_PLAIN = {{0, 0, 64}, 1};
+
 const struct search_rule CROSSVAL_RULES[] = {
     {{0.25, 200, 64}, 1},   {{0, 0, 64}, 1},   {{0.1, 200, 96}, 1},
     {{0.25, 200, 64}, 1.6}, {{0, 0, 64}, 1.6},

@@ -32,8 +32,10 @@ struct joint {
     uint64_t left, tried;
     struct score *score; /* scratch */
     enum score_evaluation how;
-    struct plan best; /* by the oracle */
+    struct plan best; /* of what was found, by the oracle; the start until then */
     double best_j;
+    struct plan start, incumbent;
+    double incumbent_j;
     double bound; /* 0: none */
     bool proven;  /* nothing is left to search for */
 };
@@ -153,7 +155,6 @@ static int search_once(struct joint *j, const uint16_t *const *homes, const stru
 
     if (rc)
         return rc;
-    search_offer(s, &j->best);
     run_rounds(j, s);
     rc = offer_found(j, s, reterr);
     search_free(s);
@@ -246,19 +247,37 @@ static int alternate(struct joint *j, double from, double until, struct mt_err *
     return rc;
 }
 
+/* The incumbent, which nothing that the oracle scores worse may replace, and the best plan to start
+ * from: a baseline may fit these traces better than what will generalise, so that being a start is
+ * all it is. */
 static int find_start(struct joint *j, struct mt_err *reterr)
 {
-    int rc = 0;
+    int rc = j->p->from ? offer(j, j->p->from, reterr) : offer_method(j, contiguous_solve, reterr);
 
-    if (j->p->from)
-        rc = offer(j, j->p->from, reterr);
+    if (!rc && !j->best.start)
+        rc = mt_error(reterr, MT_EUNSUPPORTED, "search: no method gives a plan to start from");
     if (!rc)
+        rc = plan_copy(&j->best, &j->incumbent, reterr);
+    j->incumbent_j = j->best_j;
+    if (!rc && j->p->from)
         rc = offer_method(j, contiguous_solve, reterr);
     if (!rc)
         rc = offer_method(j, eplb_solve, reterr);
-    if (!rc && !j->best.start)
-        rc = mt_error(reterr, MT_EUNSUPPORTED, "search: no method gives a plan to start from");
+    if (!rc)
+        rc = plan_copy(&j->best, &j->start, reterr);
+    j->best_j = INFINITY;
     return rc;
+}
+
+/* The incumbent after all, if the oracle prefers it. */
+static void prefer_incumbent(struct joint *j)
+{
+    struct plan found = j->best;
+
+    if (j->best_j < j->incumbent_j)
+        return;
+    j->best = j->incumbent;
+    j->incumbent = found;
 }
 
 static int choose_rule(struct joint *j, struct mt_err *reterr)
@@ -288,14 +307,17 @@ static int solve(struct joint *j, struct mt_err *reterr)
     from = j->run->spent ? j->run->spent(j->run->user) : 0;
     j->until = SEARCH_PART;
     if (j->p->homes == PLACE_HOMES_AFFINITY)
-        return alternate(j, from, SEARCH_PART, reterr);
-    rc = offer_exact(j, reterr);
-    if (!rc && (!j->proven || j->rule.sample.documents > 0))
-        rc = search_once(j, NULL, &j->best, j->run->seed, reterr);
+        rc = alternate(j, from, SEARCH_PART, reterr);
+    else
+        rc = offer_exact(j, reterr);
+    if (!rc && j->p->homes == PLACE_HOMES_LOAD && (!j->proven || j->rule.sample.documents > 0))
+        rc = search_once(j, NULL, &j->start, j->run->seed, reterr);
     if (!rc)
         rc = offer_relabelled(j, reterr);
     if (!rc)
         rc = offer_split(j, reterr);
+    if (!rc)
+        prefer_incumbent(j);
     return rc;
 }
 
@@ -345,5 +367,7 @@ int joint_solve(const struct place_problem *p, const struct place_run *run,
         describe(&j, ret);
     }
     free(j.score);
+    plan_done(&j.start);
+    plan_done(&j.incumbent);
     return rc;
 }
