@@ -371,7 +371,7 @@ static void sampled_scenario(const struct place_problem *p, const struct place_s
 {
     const struct cluster *c = &p->cluster;
     uint32_t held[RECOUNT_RANKS] = {0}, first[RECOUNT_RANKS], length[RECOUNT_RANKS];
-    uint32_t quota[RECOUNT_RANKS], before = 0, steps = 1;
+    uint32_t quota[RECOUNT_RANKS], before = 0, steps = 1, turns = 1;
     static uint32_t stream[RECOUNT_RANKS][4096];
     static struct recount_token step[4096];
     double all[PLACE_MAX_LAYERS][RECOUNT_RANKS] = {{0}};
@@ -396,15 +396,18 @@ static void sampled_scenario(const struct place_problem *p, const struct place_s
         while (quota[g] && steps * quota[g] < length[g])
             steps++;
     }
-    for (uint32_t i = 0; i < steps; i++) {
+    while (!fixed && turns < c->ranks && turns * n <= 16384)
+        turns++;
+    for (uint32_t i = 0; i < steps * turns; i++) {
         uint32_t in = 0;
 
         for (uint32_t g = 0; g < c->ranks; g++)
             for (uint32_t j = 0; j < quota[g]; j++, in++) {
-                uint32_t at =
-                    s->phase == PLACE_PREFILL ? i * quota[g] + j : i + j * length[g] / quota[g];
+                uint32_t at = s->phase == PLACE_PREFILL ? i / turns * quota[g] + j
+                                                        : i / turns + j * length[g] / quota[g];
 
-                step[in] = (struct recount_token){stream[g][at % length[g]], g};
+                step[in] =
+                    (struct recount_token){stream[g][at % length[g]], (g + i % turns) % c->ranks};
             }
         recount_step(p, plan, s->trace, step, in, &sum, all);
     }
@@ -418,13 +421,14 @@ static void sampled_scenario(const struct place_problem *p, const struct place_s
         ret->load += most * c->ranks / total / p->layers;
         ret->load_worst = fmax(ret->load_worst, most * c->ranks / total);
     }
-    ret->terms = (struct step_terms){sum.terms.dense / steps, sum.terms.dispatch / steps,
-                                     sum.terms.compute / steps, sum.terms.combine / steps};
-    ret->straggler = sum.straggler / steps;
-    ret->active = sum.active / steps;
-    ret->ranks = sum.ranks / steps;
-    ret->remote = sum.remote / steps;
-    ret->local = sum.local / steps;
+    ret->terms = (struct step_terms){
+        sum.terms.dense / (steps * turns), sum.terms.dispatch / (steps * turns),
+        sum.terms.compute / (steps * turns), sum.terms.combine / (steps * turns)};
+    ret->straggler = sum.straggler / (steps * turns);
+    ret->active = sum.active / (steps * turns);
+    ret->ranks = sum.ranks / (steps * turns);
+    ret->remote = sum.remote / (steps * turns);
+    ret->local = sum.local / (steps * turns);
     ret->steps = steps;
 }
 
