@@ -73,20 +73,41 @@ static size_t divide_room(const struct bag *b, struct part *parts, uint32_t max_
     return sum;
 }
 
+/* Every rank once in each `n` draws: homes as even as they can be, and less noise in prices. */
+struct deck {
+    uint32_t n, left;
+    uint16_t rank[PLAN_MAX_RANKS];
+};
+
+static uint32_t deck_draw(struct deck *d, struct random *r)
+{
+    uint32_t i;
+    uint16_t rank;
+
+    d->left = d->left ? d->left : d->n;
+    i = random_below(r, d->left--);
+    rank = d->rank[i];
+    d->rank[i] = d->rank[d->left];
+    d->rank[d->left] = rank;
+    return rank;
+}
+
 /* Fills token, token_group and, in bit, the class; counts each class in class_word. */
 static void draw_tokens(struct bag *b, const struct part *parts, enum bag_homes kind, uint64_t seed)
 {
     struct random r = {seed};
     uint32_t ranks = b->p->cluster.ranks;
+    struct deck deck = {.n = ranks};
 
+    for (uint32_t g = 0; g < ranks; g++)
+        deck.rank[g] = (uint16_t)g;
     for (uint32_t g = 0; g < b->groups; g++) {
         struct bag_group *group = &b->group[g];
         const struct trace *t = group->trace;
         double due = 0;
 
         group->first = b->classes;
-        group->drawn = !parts[g].homes && kind == BAG_ASSIGNED;
-        group->homes = parts[g].homes || group->drawn;
+        group->homes = parts[g].homes || kind == BAG_ASSIGNED;
         b->classes += group->homes ? ranks : 1;
         for (uint32_t d = 0; d < t->documents; d++)
             for (uint32_t i = t->doc[d]; i < t->doc[d + 1]; i++) {
@@ -99,7 +120,7 @@ static void draw_tokens(struct bag *b, const struct part *parts, enum bag_homes 
                     continue;
                 due -= 1;
                 if (group->homes)
-                    class += group->drawn ? random_below(&r, ranks) : parts[g].homes[d];
+                    class += parts[g].homes ? parts[g].homes[d] : deck_draw(&deck, &r);
                 b->token[b->tokens] = i;
                 b->token_group[b->tokens] = (uint16_t)g;
                 b->bit[b->tokens++] = class;
@@ -165,10 +186,10 @@ int bag_new(const struct place_problem *p, const uint16_t *const *homes, enum ba
     if (lay_out(&b))
         goto no_memory;
     name_homes(&b);
-    b.planes = calloc((size_t)b.words * 8 + 1, sizeof *b.planes);
+    b.planes = calloc((size_t)b.words * BAG_PLANES + 1, sizeof *b.planes);
     if (!b.planes)
         goto no_memory;
-    for (size_t i = 0; i < (size_t)b.words * 8; i++)
+    for (size_t i = 0; i < (size_t)b.words * BAG_PLANES; i++)
         b.planes[i] = random_next(&r);
     *ret = b;
     return 0;

@@ -9,12 +9,13 @@
 #include "placement/placement.h"
 
 #define BAG_MAX_GROUPS (2 * PLACE_MAX_SCENARIOS)
+#define BAG_PLANES 64
 
 struct bag_group {
     const struct trace *trace; /* borrowed */
     double weight; /* seconds of J for each second that a port works for one of its tokens */
     uint32_t tokens, first; /* first: its first class */
-    bool homes, drawn;      /* a class for each rank; which one a token is in was drawn */
+    bool homes;             /* a class for each rank, known or drawn */
 };
 
 struct bag {
@@ -25,7 +26,7 @@ struct bag {
     uint16_t *class_home; /* [classes]; ranks where every home is alike */
     uint16_t *token_group;
     uint32_t *token, *bit; /* [tokens] index into the group's trace, position in a set */
-    uint64_t *planes;      /* [8][words] a random byte for each bit */
+    uint64_t *planes; /* [BAG_PLANES][words] random; any eight in a row are a byte of each bit */
 };
 
 enum bag_homes {

@@ -186,6 +186,8 @@ static void serve_draw(struct replica *r, uint32_t e, uint64_t *served, uint32_t
     const struct bag *b = l->bag;
     uint32_t first = l->node_first[m], end = l->node_first[m + 1];
     uint32_t n = copies_on(r, e, first, end), i;
+    /* Draws of different experts are independent: the first bits of their bytes are others. */
+    const uint64_t *planes = b->planes + (size_t)(e * 8 % (BAG_PLANES - 7)) * b->words;
 
     if (n && (rank < first || rank >= end))
         return;
@@ -198,7 +200,7 @@ static void serve_draw(struct replica *r, uint32_t e, uint64_t *served, uint32_t
 
         r->total[rank] += i + 1 == n
                               ? l->bits->take_all(served + from, r->rest + from, words)
-                              : l->bits->take_below(served + from, r->rest + from, b->planes + from,
+                              : l->bits->take_below(served + from, r->rest + from, planes + from,
                                                     b->words, e * 167 & 255, limit, words);
     }
 }
