@@ -11,8 +11,8 @@
 #define ROUNDS 2
 #define MOVES 4000 /* a layer, in the first round; GROWTH times as many in each further one */
 #define GROWTH 4
-#define FEWEST 200 /* moves with which a comparison means something */
-#define SURE 0.997 /* a rule replaces the first only if its J is lower by more than noise */
+#define FEWEST 200  /* moves with which a comparison means something */
+#define SURE 0.9998 /* a rule replaces the first only if its J is lower by more than noise */
 
 const struct search_rule CROSSVAL_PLAIN = {{0, 0, 64}, 1};
 

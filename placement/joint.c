@@ -207,14 +207,13 @@ static int offer_exact(struct joint *j, struct mt_err *reterr)
     struct exact_result r = {0};
     int rc;
 
-    if (exact_refuses(j->p))
-        return 0;
+    if (has_spare(j->p) || exact_refuses(j->p))
+        return 0; /* with replicas it would prove nothing */
     rc = exact_solve(j->p, &j->part, &r, reterr);
     if (rc)
         return rc;
-    if (!has_spare(j->p))
-        j->bound = r.bound;
-    j->proven = r.optimal && !has_spare(j->p) && !j->p->from;
+    j->bound = r.bound;
+    j->proven = r.optimal && !j->p->from;
     if (r.optimal && !(j->rule.sample.documents > 0))
         rc = offer(j, &r.plan, reterr);
     exact_done(&r);

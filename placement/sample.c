@@ -9,6 +9,7 @@
 
 #define PIECE 32 /* tokens: what counts as a document where there are few */
 #define FEW_DOCUMENTS 16
+#define FEWEST 4 /* samples of a scenario that varies */
 
 /* One sample: a list of tokens; or, without one, a column of its scenario's pieces, or its loads.
  */
@@ -169,7 +170,7 @@ static uint32_t samples_of(const struct place_problem *p, const struct sample_ru
 
     if (!s->trace || (s->phase == PLACE_PREFILL && !(rule->documents > 0)))
         return 1;
-    return n > 1 ? n : 1;
+    return n > FEWEST ? n : FEWEST;
 }
 
 static int open_scenario(struct sample_set *set, const struct sample_rule *rule, uint32_t scenario,

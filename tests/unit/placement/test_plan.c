@@ -48,7 +48,7 @@ static void random_shares(struct plan *p)
 {
     size_t pairs = (size_t)p->layers * p->experts;
 
-    p->share = calloc(p->start[pairs], sizeof *p->share);
+    p->share = calloc((size_t)p->start[pairs] + 1, sizeof *p->share);
     for (size_t i = 0; i < pairs; i++) {
         uint32_t n = p->start[i + 1] - p->start[i], left = 64, even = below(2);
 
