@@ -111,7 +111,7 @@ static void annealing_finds_the_best_of_all(void **state)
         layer_set(w.layer, items);
         found = anneal_heat(w.layer);
         anneal_exchange(w.layer, &(struct anneal){2000, found, found / 100}, &r, &FOREVER);
-        anneal_descend(w.layer, &FOREVER);
+        anneal_descend(w.layer, UINT64_MAX, &FOREVER);
         found = w.layer->price;
         assert_true(found >= least * (1 - NEAR));
         missed += found > least * (1 + NEAR);
