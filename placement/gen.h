@@ -14,15 +14,15 @@
  * of tests/bench/place_stats.py, over 8 ranks; in brackets, if experts were independent:
  *
  *                                        V2-Lite        26x64x6, seeds 1, 2, 3
- *     hottest expert / mean              1.88           1.89  1.91  1.96
- *     contiguous ranks, max / mean       1.135          1.152 1.151 1.169
- *     packed by half, scored on half     1.095          1.113 1.100 1.090
+ *     hottest expert / mean              1.88           1.89  1.90  1.96
+ *     contiguous ranks, max / mean       1.135          1.152 1.153 1.169
+ *     packed by half, scored on half     1.095          1.113 1.096 1.090
  *     distinct ranks of a token          4.55 (4.54)    4.54  4.52  4.54
  *     three commonest companions         0.198 (0.079)  0.201 0.199 0.188
  *     three commonest successors         0.193 (0.079)  0.188 0.187 0.176
- *     shared with the token before       0.266          0.263 0.264 0.261
- *     shared with the one 20 before      0.148          0.151 0.148 0.156
- *     distinct ranks, method grace       3.387          3.324 3.422 3.431
+ *     shared with the token before       0.266          0.263 0.261 0.261
+ *     shared with the one 20 before      0.148          0.151 0.147 0.156
+ *     distinct ranks, method grace       3.387          3.324 3.428 3.431
  *
  *                                        V3             58x256x8, seed 1
  *     hottest expert / mean (worst)      5.6-8.1 (10.1-13.7)   6.6 (11.3)
