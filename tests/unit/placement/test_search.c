@@ -222,7 +222,8 @@ static void search_is_near_the_proven_optimum(void **state)
                                .longest = 20,
                                .tokens = 64,
                                .scenarios = 2,
-                               .phases = SEARCHED_PREFILL};
+                               .phases = SEARCHED_PREFILL,
+                               .free_messages = true};
         uint64_t left = UINT64_MAX, tried = 0;
         struct exact_result best;
         struct example e;
@@ -235,7 +236,6 @@ static void search_is_near_the_proven_optimum(void **state)
         searched_make(&r, &how, &e);
         if (i % 2)
             e.p.cluster.dispatch_bytes = e.p.cluster.combine_bytes = 1e-6;
-        e.p.cluster.rank_link.latency = e.p.cluster.node_link.latency = 0;
         start = searched_plan(&r, &e.p, false);
         assert_int_equal(exact_solve(&e.p, NULL, &best, &err), 0);
         assert_true(best.optimal);
