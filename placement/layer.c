@@ -71,7 +71,7 @@ int layer_new(const struct bag *bag, const struct sample_set *set, struct layer 
     price_moves(l);
     rows = (size_t)l->ranks + l->nodes;
     items = (size_t)l->experts + 1;
-    l->slot_rank = calloc(l->slots, sizeof *l->slot_rank);
+    l->slot_rank = calloc((size_t)l->slots + 1, sizeof *l->slot_rank);
     l->x = calloc(items * words + 1, sizeof *l->x);
     l->tokens = calloc(items * l->samples, sizeof *l->tokens);
     l->active = calloc(items * l->samples, sizeof *l->active);

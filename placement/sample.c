@@ -122,8 +122,11 @@ static void draw_tokens(const struct pieces *p, const float *weight, size_t stri
     for (uint32_t i = 0; i < p->n; i++) {
         uint32_t length = p->start[i + 1] - p->start[i];
 
-        for (sum += (double)weight[i * stride] * length; k < s->tokens && due < sum; due += step)
+        sum += (double)weight[i * stride] * length;
+        while (k < s->tokens && due < sum) {
             s->token[k++] = token_of(p, p->start[i] + random_below(r, length));
+            due += step;
+        }
     }
     while (k < s->tokens) /* rounding of the sum */
         s->token[k++] = token_of(p, p->tokens - 1);
@@ -220,7 +223,7 @@ int sample_new(const struct place_problem *p, const struct sample_rule *rule, ui
         s->p = p;
         s->count = n;
         s->sample = calloc(n, sizeof *s->sample);
-        s->pieces = calloc(p->scenarios, sizeof *s->pieces);
+        s->pieces = calloc(p->scenarios + 1, sizeof *s->pieces);
         s->token_cost = calloc(n, sizeof *s->token_cost);
         s->active_cost = calloc(n, sizeof *s->active_cost);
     }

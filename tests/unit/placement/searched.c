@@ -161,7 +161,7 @@ void searched_hold(const struct place_problem *p, uint32_t layer, const uint16_t
 
 struct plan searched_plan(struct random *r, const struct place_problem *p, bool replicas)
 {
-    uint16_t *items = calloc(searched_slots(p), sizeof *items);
+    uint16_t *items = calloc(searched_slots(p) + 1, sizeof *items);
     uint8_t *held = calloc((size_t)p->layers * p->experts, p->cluster.ranks);
     struct plan plan;
     struct mt_err err;

@@ -39,9 +39,9 @@ static void fill(struct random *r, uint64_t *a, size_t n)
 
     for (size_t i = 0; i < n; i++) {
         a[i] = random_next(r);
-        if (kind == 1)
-            a[i] &= random_next(r) & random_next(r) & random_next(r);
-        else if (kind == 2)
+        for (uint32_t k = 0; k < 3 && kind == 1; k++)
+            a[i] &= random_next(r);
+        if (kind == 2)
             a[i] = 0;
         else if (kind == 3)
             a[i] = ~0ull;

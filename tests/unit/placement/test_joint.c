@@ -26,7 +26,8 @@ const struct bits *bits_get(void)
     return forced_bits ? forced_bits : &bits_portable;
 }
 
-/* The linker puts these before malloc and the rest (Makefile). */
+/* The linker puts these before malloc and the rest (Makefile), by its names.
+ * NOLINTBEGIN(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp) */
 static struct {
     size_t now, peak;
     uint64_t calls, fail_at; /* 0: never */
@@ -83,6 +84,7 @@ void __wrap_free(void *p)
     heap.now -= p ? malloc_usable_size(p) : 0;
     __real_free(p);
 }
+/* NOLINTEND(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp) */
 
 static void check_same(const struct plan *a, const struct plan *b)
 {
