@@ -190,7 +190,7 @@ static uint64_t exchange_layer(struct search *s, uint32_t i, uint64_t moves,
     layer_set(l, best);
     heat = anneal_heat(l);
     tried = anneal_exchange(l, &(struct anneal){moves, heat, heat / COOL}, &s->random, run);
-    tried += anneal_descend(l, run);
+    tried += anneal_descend(l, moves, run);
     remember(s, i);
     if (l->price < s->price_single[i]) {
         s->price_single[i] = l->price;
@@ -217,7 +217,7 @@ static uint64_t replicate_layer(struct search *s, uint32_t i, uint64_t moves,
         replica_fill(r, &s->random, FILL_TRIES, run);
     }
     s->layer_homes->price = replica_price(r);
-    heat = anneal_heat(s->layer_homes) / 4;
+    heat = anneal_heat(s->layer_homes) / (s->rounds % 2 ? 16 : 8);
     tried = replica_anneal(r, &(struct anneal){moves, heat, heat / COOL}, &s->random, run);
     if (replica_price(r) < s->price[i]) {
         s->price[i] = replica_price(r);
