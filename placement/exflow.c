@@ -15,7 +15,8 @@
 
 #define SWEEPS 3
 #define MOVES 400 /* of the annealing, per expert and layer */
-#define HOT 0.3   /* of an expert's mean flow */
+#define MAX_MOVES 2000000
+#define HOT 0.3 /* of an expert's mean flow */
 #define COLD 0.003
 #define PASSES 30
 #define LP_CELLS 4096 /* experts times places beyond which programmes take too long */
@@ -311,9 +312,14 @@ static void anneal_level(const struct flow_tables *t, const struct place_run *ru
 {
     const struct place_problem *p = t->p;
     uint64_t moves = (uint64_t)MOVES * p->layers * p->experts;
-    double flow = 2.0 * p->topk / p->experts, heat = 0;
+    double flow = 2.0 * p->topk / p->experts, heat = 0, part = 0;
+    bool timed = run->spent && !run->iterations; /* with those a plan follows from the seed */
+    double begin = timed ? run->spent(run->user) : 0;
+    double until = begin + (0.95 - begin) * (nodes ? 0.5 : 1);
 
-    for (uint64_t i = 0; i < moves; i++) {
+    moves = moves < MAX_MOVES ? moves : MAX_MOVES;
+
+    for (uint64_t i = 0; i < moves && part < 1; i++) {
         uint32_t l = random_below(random, p->layers);
         struct flow_move m = {l, random_below(random, p->experts), random_below(random, p->experts),
                               0};
@@ -324,7 +330,10 @@ static void anneal_level(const struct flow_tables *t, const struct place_run *ru
         if (i % 256 == 0) {
             if (run->stop && run->stop(run->user))
                 return;
-            heat = flow * HOT * pow(COLD / HOT, (double)i / (double)moves);
+            part = (double)i / (double)moves;
+            if (timed) /* cold in time, whatever comes first */
+                part = fmax(part, (run->spent(run->user) - begin) / (until - begin));
+            heat = flow * HOT * pow(COLD / HOT, fmin(1, part));
         }
         if (a == b || (p->cluster.node[a] != p->cluster.node[b]) != nodes)
             continue;

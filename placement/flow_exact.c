@@ -237,7 +237,7 @@ static bool must_end(const struct chain *k)
     const struct place_run *run = k->run;
 
     return k->work > MAX_WORK || (run->stop && run->stop(run->user)) ||
-           (run->spent && run->spent(run->user) > TIME_PART);
+           (!run->iterations && run->spent && run->spent(run->user) > TIME_PART);
 }
 
 /* From state a of the layer to all of the next; false: stopped, or too much work. */

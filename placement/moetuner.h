@@ -32,9 +32,14 @@ struct moetuner {
     uint64_t solves;   /* by lp_solve */
 };
 
+#define MOETUNER_QUICK_PART 0.15 /* of the time that a start may take */
+
 static inline bool moetuner_stopped(const struct moetuner *m)
 {
-    return m->run->stop && m->run->stop(m->run->user);
+    const struct place_run *run = m->run;
+
+    return (run->stop && run->stop(run->user)) || (m->quick && !run->iterations && run->spent &&
+                                                   run->spent(run->user) > MOETUNER_QUICK_PART);
 }
 
 /* Ranks of a plan by the sum form, [layers][experts], without the proof of ILP 1: a start for

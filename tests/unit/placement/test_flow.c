@@ -329,7 +329,7 @@ static double viterbi(const struct place_problem *p, const double *pairs)
 
         for (uint32_t e = 0; e < p->experts; e++, x /= p->cluster.ranks) {
             state[n][e] = (uint16_t)(x % p->cluster.ranks);
-            fits = fits && ++size[state[n][e]] <= p->cluster.slots[0];
+            fits = fits && ++size[state[n][e]] <= p->cluster.slots[state[n][e]];
         }
         n += fits;
         assert_true(n < MAX_STATES);
@@ -386,6 +386,8 @@ static void test_exact(void **unused)
         bool exact;
 
         flow_world(&r, 1 + random_below(&r, k[0] == 5 && k[1] == 3 ? 2 : 4), k[0], k[1], &w);
+        if (round % 4 == 3) /* ranks that are not alike */
+            w.p.cluster.slots[random_below(&r, k[1])]++;
         pairs = count_pairs(&w.p);
         want = viterbi(&w.p, pairs);
         random_ranks(&r, &w.p, &plan);
