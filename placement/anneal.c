@@ -66,7 +66,7 @@ uint64_t anneal_exchange(struct layer *l, const struct anneal *how, struct rando
 uint64_t anneal_descend(struct layer *l, uint64_t most, const struct place_run *run)
 {
     uint64_t moves = 0;
-    bool better = true;
+    bool better = l->price > 0; /* of nothing, every exchange is as good as the last */
 
     while (better && moves < most && !stopped(run)) {
         better = false;

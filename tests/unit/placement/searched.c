@@ -87,6 +87,8 @@ void searched_make(struct random *r, const struct searched *how, struct example 
     p->cluster = example_cluster(r, how->ranks, how->nodes);
     p->cluster.two_level = how->two_level;
     p->cluster.exact_combine = how->exact;
+    if (how->free_messages)
+        p->cluster.rank_link.latency = p->cluster.node_link.latency = 0;
     give_slots(r, how, p);
     p->homes = how->affinity ? PLACE_HOMES_AFFINITY : PLACE_HOMES_LOAD;
     p->prompt_fraction = 0.5;
