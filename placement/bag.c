@@ -12,6 +12,7 @@
 struct part {
     enum { PART_ALL, PART_PROMPTS, PART_REST } what;
     const uint16_t *homes; /* [documents], or NULL */
+    double keep;           /* part of its tokens that is taken */
 };
 
 static bool belongs(const struct place_problem *p, const struct trace *t, const struct part *part,
@@ -45,21 +46,61 @@ static void find_groups(struct bag *b, const uint16_t *const *homes, struct part
         if (!s->trace)
             continue;
         if (b->p->homes == PLACE_HOMES_LOAD)
-            add_group(b, parts, s, (struct part){PART_ALL, NULL});
+            add_group(b, parts, s, (struct part){PART_ALL, NULL, 1});
         else if (s->phase == PLACE_PREFILL)
-            add_group(b, parts, s, (struct part){PART_PROMPTS, NULL});
+            add_group(b, parts, s, (struct part){PART_PROMPTS, NULL, 1});
         else
-            add_group(b, parts, s, (struct part){PART_REST, homes[i]});
+            add_group(b, parts, s, (struct part){PART_REST, homes[i], 1});
     }
 }
 
+/* Groups count by their shares, not their lengths: each has the same room. Returns how many tokens
+ * are taken at most. */
+static size_t divide_room(const struct bag *b, struct part *parts, uint32_t max_tokens)
+{
+    size_t sum = 0;
+
+    for (uint32_t g = 0; g < b->groups; g++) {
+        const struct trace *t = b->group[g].trace;
+        uint32_t n = 0, room = max_tokens / b->groups;
+
+        for (uint32_t d = 0; d < t->documents; d++)
+            for (uint32_t i = t->doc[d]; i < t->doc[d + 1]; i++)
+                n += belongs(b->p, t, &parts[g], d, i);
+        parts[g].keep = n > room ? (double)room / n : 1;
+        sum += (n > room ? room : n) + 1; /* one for rounding */
+    }
+    return sum;
+}
+
+/* Every rank once in each `n` draws: homes as even as they can be, and less noise in prices. */
+struct deck {
+    uint32_t n, left;
+    uint16_t rank[PLAN_MAX_RANKS];
+};
+
+static uint32_t deck_draw(struct deck *d, struct random *r)
+{
+    uint32_t i;
+    uint16_t rank;
+
+    d->left = d->left ? d->left : d->n;
+    i = random_below(r, d->left--);
+    rank = d->rank[i];
+    d->rank[i] = d->rank[d->left];
+    d->rank[d->left] = rank;
+    return rank;
+}
+
 /* Fills token, token_group and, in bit, the class; counts each class in class_word. */
-static void draw_tokens(struct bag *b, const struct part *parts, enum bag_homes kind, double keep,
-                        uint64_t seed)
+static void draw_tokens(struct bag *b, const struct part *parts, enum bag_homes kind, uint64_t seed)
 {
     struct random r = {seed};
     uint32_t ranks = b->p->cluster.ranks;
+    struct deck deck = {.n = ranks};
 
+    for (uint32_t g = 0; g < ranks; g++)
+        deck.rank[g] = (uint16_t)g;
     for (uint32_t g = 0; g < b->groups; g++) {
         struct bag_group *group = &b->group[g];
         const struct trace *t = group->trace;
@@ -74,12 +115,12 @@ static void draw_tokens(struct bag *b, const struct part *parts, enum bag_homes 
 
                 if (!belongs(b->p, t, &parts[g], d, i))
                     continue;
-                due += keep;
+                due += parts[g].keep;
                 if (due < 1)
                     continue;
                 due -= 1;
                 if (group->homes)
-                    class += parts[g].homes ? parts[g].homes[d] : random_below(&r, ranks);
+                    class += parts[g].homes ? parts[g].homes[d] : deck_draw(&deck, &r);
                 b->token[b->tokens] = i;
                 b->token_group[b->tokens] = (uint16_t)g;
                 b->bit[b->tokens++] = class;
@@ -129,35 +170,32 @@ int bag_new(const struct place_problem *p, const uint16_t *const *homes, enum ba
     struct bag b = {.p = p};
     struct part parts[BAG_MAX_GROUPS];
     struct random r = {seed ^ 0x706c616e65735full};
-    size_t total = 0, classes;
-    double keep;
+    size_t most, classes;
 
     find_groups(&b, homes, parts);
-    for (uint32_t g = 0; g < b.groups; g++)
-        total += b.group[g].trace->tokens;
-    keep = total > max_tokens ? (double)max_tokens / (double)total : 1;
+    most = divide_room(&b, parts, max_tokens);
     classes = (size_t)b.groups * p->cluster.ranks;
     b.class_word = calloc(classes + 2, sizeof *b.class_word);
     b.class_home = calloc(classes + 1, sizeof *b.class_home);
-    b.token = calloc(total + 1, sizeof *b.token);
-    b.bit = calloc(total + 1, sizeof *b.bit);
-    b.token_group = calloc(total + 1, sizeof *b.token_group);
+    b.token = calloc(most + 1, sizeof *b.token);
+    b.bit = calloc(most + 1, sizeof *b.bit);
+    b.token_group = calloc(most + 1, sizeof *b.token_group);
     if (!b.class_word || !b.class_home || !b.token || !b.bit || !b.token_group)
         goto no_memory;
-    draw_tokens(&b, parts, kind, keep, seed);
+    draw_tokens(&b, parts, kind, seed);
     if (lay_out(&b))
         goto no_memory;
     name_homes(&b);
-    b.planes = calloc((size_t)b.words * 8 + 1, sizeof *b.planes);
+    b.planes = calloc((size_t)b.words * BAG_PLANES + 1, sizeof *b.planes);
     if (!b.planes)
         goto no_memory;
-    for (size_t i = 0; i < (size_t)b.words * 8; i++)
+    for (size_t i = 0; i < (size_t)b.words * BAG_PLANES; i++)
         b.planes[i] = random_next(&r);
     *ret = b;
     return 0;
 no_memory:
     bag_done(&b);
-    return mt_error(reterr, MT_ENOMEM, "search: no memory for %zu tokens", total);
+    return mt_error(reterr, MT_ENOMEM, "search: no memory for %zu tokens", most);
 }
 
 void bag_done(struct bag *b)

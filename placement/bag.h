@@ -9,12 +9,13 @@
 #include "placement/placement.h"
 
 #define BAG_MAX_GROUPS (2 * PLACE_MAX_SCENARIOS)
+#define BAG_PLANES 64
 
 struct bag_group {
     const struct trace *trace; /* borrowed */
     double weight; /* seconds of J for each second that a port works for one of its tokens */
     uint32_t tokens, first; /* first: its first class */
-    bool homes;
+    bool homes;             /* a class for each rank, known or drawn */
 };
 
 struct bag {
@@ -25,7 +26,7 @@ struct bag {
     uint16_t *class_home; /* [classes]; ranks where every home is alike */
     uint16_t *token_group;
     uint32_t *token, *bit; /* [tokens] index into the group's trace, position in a set */
-    uint64_t *planes;      /* [8][words] a random byte for each bit */
+    uint64_t *planes; /* [BAG_PLANES][words] random; any eight in a row are a byte of each bit */
 };
 
 enum bag_homes {
@@ -34,7 +35,8 @@ enum bag_homes {
 };
 
 /* homes: for PLACE_HOMES_AFFINITY, for each scenario the homes [documents] of its trace (NULL with
- * homes by load). At most max_tokens of all traces together, spread evenly. */
+ * homes by load). At most about max_tokens in all, each group with the same room, spread
+ * evenly over its trace. */
 int bag_new(const struct place_problem *p, const uint16_t *const *homes, enum bag_homes kind,
             uint32_t max_tokens, uint64_t seed, struct bag *ret, struct mt_err *reterr);
 void bag_done(struct bag *b);

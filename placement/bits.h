@@ -19,12 +19,16 @@ struct bits {
     /* to |= rest & mask; rest &= ~mask. Returns how many bits went. */
     uint32_t (*take)(uint64_t *to, uint64_t *rest, const uint64_t *mask, size_t n);
     /* As take, for the tokens whose random byte (8 planes, `stride` words apart, most significant
-     * first, flipped where `flip` has a bit) is below `limit`. */
+     * first, flipped where `flip` has a bit) is below `limit`, at most 255. */
     uint32_t (*take_below)(uint64_t *to, uint64_t *rest, const uint64_t *planes, size_t stride,
                            uint32_t flip, uint32_t limit, size_t n);
+    /* As take, for all of them. */
+    uint32_t (*take_all)(uint64_t *to, uint64_t *rest, size_t n);
+    void (*unite)(uint64_t *to, const uint64_t *x, size_t n); /* to |= x */
     /* Rows of `lanes` costs, lanes a multiple of BITS_LANES: from += in - out, to += out - in. */
     void (*exchange)(int32_t *from, int32_t *to, const int32_t *out, const int32_t *in,
                      size_t lanes);
+    void (*add_row)(int32_t *to, const int32_t *x, size_t lanes);
     /* The sum over lanes of the largest of n rows. */
     int64_t (*sum_of_max)(const int32_t *rows, size_t n, size_t lanes);
 };

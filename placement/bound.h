@@ -24,8 +24,8 @@ struct bound {
 /* best: a plan of the problem, whose layers' costs say where intervals end and when there is
  * nothing left to prove; NULL: one is made. Ends when run says stop, when the gap to best is at
  * most run->gap, or when nothing more can be gained; valid whenever it ends. run may be NULL. */
-int bound_solve(const struct place_problem *p, const struct plan *best,
-                const struct place_run *run, struct bound *ret, struct mt_err *reterr);
+int bound_solve(const struct place_problem *p, const struct plan *best, const struct place_run *run,
+                struct bound *ret, struct mt_err *reterr);
 /* One layer's part: the sum over layers is the whole. For tools that run layers in processes. */
 int bound_layer(const struct place_problem *p, uint32_t layer, const struct plan *best,
                 const struct place_run *run, struct bound *ret, struct mt_err *reterr);

@@ -30,8 +30,7 @@ int columns_add(struct columns *c, const uint16_t *expert, uint32_t n, double su
  * ret_rank[experts] has each expert's rank (larger columns on ranks with more slots) and *ret_cost
  * its cost, computed from the columns. ticks: lp.h. */
 int columns_recombine(struct columns *c, double cutoff, const struct place_run *run, uint64_t ticks,
-                      uint16_t *ret_rank, double *ret_cost, bool *ret_found,
-                      struct mt_err *reterr);
+                      uint16_t *ret_rank, double *ret_cost, bool *ret_found, struct mt_err *reterr);
 
 /* The same for plans of one layer under the fluid objective (homes by load): rank[plans][experts],
  * each with one copy. *ret_seconds: sum_s w_s T_sl / n_s of the best of the plans and of what was

@@ -9,8 +9,12 @@
 
 #define LAYERS 6 /* of the problem that are looked at */
 #define ROUNDS 2
-#define MOVES 4000 /* a layer, in the first round; four times as many in each further one */
-#define SURE 0.997 /* a rule replaces the first only if its J is lower by more than noise */
+#define MOVES 4000 /* a layer, in the first round; GROWTH times as many in each further one */
+#define GROWTH 4
+#define FEWEST 200  /* moves with which a comparison means something */
+#define SURE 0.9998 /* a rule replaces the first only if its J is lower by more than noise */
+
+const struct search_rule CROSSVAL_PLAIN = {{0, 0, 64}, 1};
 
 const struct search_rule CROSSVAL_RULES[] = {
     {{0.25, 200, 64}, 1},   {{0, 0, 64}, 1},   {{0.1, 200, 96}, 1},
@@ -61,6 +65,18 @@ static int cut(const struct trace *t, bool second, struct trace *ret, struct mt_
                   : trace_slice(t, 0, half, 0, ret, reterr);
 }
 
+/* Rules are compared without replicas, which take longest: as few slots as hold the experts. */
+static void fewest_slots(struct place_problem *p)
+{
+    uint32_t few = (p->experts + p->cluster.ranks - 1) / p->cluster.ranks;
+
+    for (uint32_t g = 0; g < p->cluster.ranks; g++)
+        if (p->cluster.slots[g] < few)
+            return;
+    for (uint32_t g = 0; g < p->cluster.ranks; g++)
+        p->cluster.slots[g] = few;
+}
+
 static int fold_new(const struct place_problem *p, bool second, struct fold *ret,
                     struct mt_err *reterr)
 {
@@ -71,6 +87,7 @@ static int fold_new(const struct place_problem *p, bool second, struct fold *ret
     ret->p.layers = layers;
     ret->p.from = NULL;
     ret->p.homes = PLACE_HOMES_LOAD;
+    fewest_slots(&ret->p);
     for (uint32_t i = 0; !rc && i < p->scenarios; i++) {
         struct place_scenario *s = &ret->p.scenario[i];
         uint32_t k = 0;
@@ -98,8 +115,8 @@ static int fold_new(const struct place_problem *p, bool second, struct fold *ret
     return rc;
 }
 
-static int fit(const struct fold *f, const struct search_rule *rule, const struct place_run *run,
-               struct plan *ret, struct mt_err *reterr)
+static int fit(const struct fold *f, const struct search_rule *rule, uint64_t moves,
+               const struct place_run *run, struct plan *ret, struct mt_err *reterr)
 {
     struct place_result start = {0};
     struct search *s = NULL;
@@ -108,7 +125,7 @@ static int fit(const struct fold *f, const struct search_rule *rule, const struc
 
     if (!rc)
         rc = search_new(&f->p, rule, NULL, &start.plan, run->seed, &s, reterr);
-    for (uint64_t i = 0, moves = MOVES; !rc && i < ROUNDS; i++, moves *= 4)
+    for (int i = 0; !rc && i < ROUNDS; i++, moves *= GROWTH)
         search_round(s, moves, run, &left, &tried);
     if (!rc)
         rc = search_plan(s, ret, reterr);
@@ -119,11 +136,11 @@ static int fit(const struct fold *f, const struct search_rule *rule, const struc
 
 /* J on `test` of what is fitted to `f`, added to *io. */
 static int try_rule(const struct fold *f, const struct fold *test, const struct search_rule *rule,
-                    const struct place_run *run, double *io, struct mt_err *reterr)
+                    uint64_t moves, const struct place_run *run, double *io, struct mt_err *reterr)
 {
     struct plan plan = {0};
     struct score *s = malloc(sizeof *s);
-    int rc = s ? fit(f, rule, run, &plan, reterr)
+    int rc = s ? fit(f, rule, moves, run, &plan, reterr)
                : mt_error(reterr, MT_ENOMEM, "search: no memory for a score");
 
     if (!rc)
@@ -143,15 +160,24 @@ static bool comparable(const struct place_problem *p)
     return p->cluster.ranks > 1;
 }
 
+/* Moves of a layer in the first round: a quarter of all that the run may try, over all fits. */
+static uint64_t first_moves(const struct place_problem *p, const struct place_run *run)
+{
+    uint64_t fits = 4ull * CROSSVAL_N * 2 * layers_of(p) * (1 + GROWTH);
+
+    return run->iterations && run->iterations / fits < MOVES ? run->iterations / fits : MOVES;
+}
+
 int crossval_choose(const struct place_problem *p, const struct place_run *run, uint32_t *ret_rule,
                     struct mt_err *reterr)
 {
+    uint64_t moves = first_moves(p, run);
     struct fold *f;
     double least = INFINITY;
     uint32_t best = 0;
     int rc;
 
-    if (!comparable(p)) {
+    if (!comparable(p) || moves < FEWEST) {
         *ret_rule = 0;
         return 0;
     }
@@ -165,7 +191,7 @@ int crossval_choose(const struct place_problem *p, const struct place_run *run, 
         double j = 0;
 
         for (int k = 0; !rc && k < 2; k++)
-            rc = try_rule(&f[k], &f[!k], &CROSSVAL_RULES[i], run, &j, reterr);
+            rc = try_rule(&f[k], &f[!k], &CROSSVAL_RULES[i], moves, run, &j, reterr);
         if (run->stop && run->stop(run->user))
             break;
         if (j < least * (best == 0 && i ? SURE : 1)) {

@@ -9,6 +9,7 @@
  * alone, or no time). */
 extern const struct search_rule CROSSVAL_RULES[];
 extern const uint32_t CROSSVAL_N;
+extern const struct search_rule CROSSVAL_PLAIN; /* the traces as they are */
 
 /* *ret_rule: of the least sampled J on the folds that were not fitted. When run->stop says so, the
  * best of the rules that were tried on both folds, or the first. */

@@ -7,6 +7,20 @@
 #include "placement/link.h"
 #include "placement/route.h"
 
+/* What a token does from a home, or from any of several homes that are alike to it; sparse. A
+ * probability p of each: draws of different experts are independent. */
+struct visit {
+    uint32_t pairs, ranks, nodes, homes; /* homes: for how many it was counted */
+    struct {
+        uint32_t at; /* expert * ranks + rank */
+        double p;
+    } pair[TRACE_MAX_TOPK * PLAN_MAX_RANKS];
+    uint16_t rank[PLAN_MAX_RANKS], node[PLAN_MAX_RANKS];    /* where something may be served */
+    double none[PLAN_MAX_RANKS], node_none[PLAN_MAX_RANKS]; /* of each rank: nothing is */
+    double served[PLAN_MAX_RANKS];                          /* of each rank: experts */
+    double node_served[PLAN_MAX_RANKS];
+};
+
 struct fluid {
     const struct place_problem *p;
     double *served;  /* [experts][ranks] tokens of an expert that a rank serves */
@@ -16,10 +30,12 @@ struct fluid {
     double *back;    /* [max(ranks, nodes)^2] scratch: transposed */
     double load[PLAN_MAX_RANKS];
     double homes[PLAN_MAX_RANKS];                          /* tokens that live there */
-    double touched[PLAN_MAX_RANKS], pairs[PLAN_MAX_RANKS]; /* one copy each: for every home alike */
+    double touched[PLAN_MAX_RANKS], pairs[PLAN_MAX_RANKS]; /* of tokens to whom homes are alike */
     double node_touched[PLAN_MAX_RANKS];
-    double weight; /* of what was counted, in tokens */
+    double anywhere; /* how many those are */
+    double weight;   /* of what was counted, in tokens */
     double ranks, remote, local;
+    struct visit some, own;
 };
 
 int fluid_new(const struct place_problem *p, struct fluid **ret, struct mt_err *reterr)
@@ -68,135 +84,120 @@ static void clear(struct fluid *f)
     memset(f->touched, 0, sizeof f->touched);
     memset(f->pairs, 0, sizeof f->pairs);
     memset(f->node_touched, 0, sizeof f->node_touched);
-    f->weight = f->ranks = f->remote = f->local = 0;
+    f->weight = f->anywhere = f->ranks = f->remote = f->local = 0;
 }
 
-static bool one_copy_each(const struct plan *plan, uint32_t layer)
+static void visit_add(struct visit *v, const struct cluster *c, uint32_t expert, uint32_t rank,
+                      double p)
 {
-    const uint32_t *start = plan->start + (size_t)layer * plan->experts;
+    uint32_t node = c->node[rank];
 
-    return start[plan->experts] - start[0] == plan->experts;
-}
-
-/* Bits of what a token's earlier experts have touched. */
-struct seen {
-    bool rank, node;
-};
-
-static struct seen seen_before(const struct cluster *c, const uint16_t *at, uint32_t i)
-{
-    struct seen s = {false, false};
-
-    for (uint32_t k = 0; k < i; k++) {
-        s.rank |= at[k] == at[i];
-        s.node |= c->node[at[k]] == c->node[at[i]];
+    if (p <= 0)
+        return;
+    v->pair[v->pairs].at = expert * c->ranks + rank;
+    v->pair[v->pairs++].p = p;
+    if (v->served[rank] <= 0) {
+        v->none[rank] = 1;
+        v->rank[v->ranks++] = (uint16_t)rank;
     }
-    return s;
-}
-
-/* A token that lives on `home`. */
-static void add_at(struct fluid *f, const uint16_t *chosen, const uint16_t *at, uint32_t home)
-{
-    const struct cluster *c = &f->p->cluster;
-    double *row = f->vectors + (size_t)home * c->ranks,
-           *back = f->combine + (size_t)home * c->ranks;
-
-    for (uint32_t i = 0; i < f->p->topk; i++) {
-        struct seen s = seen_before(c, at, i);
-
-        f->served[(size_t)chosen[i] * c->ranks + at[i]]++;
-        f->ranks += !s.rank;
-        f->local += at[i] == home;
-        if (at[i] == home)
-            continue;
-        f->remote += !s.rank;
-        row[at[i]] += !s.rank;
-        back[at[i]] += !s.rank || c->exact_combine;
-        if (!s.node && c->node[at[i]] != c->node[home])
-            f->network[(size_t)c->node[home] * c->nodes + c->node[at[i]]]++;
+    if (v->node_served[node] <= 0) {
+        v->node_none[node] = 1;
+        v->node[v->nodes++] = (uint16_t)node;
     }
-    f->homes[home]++;
-    f->weight++;
+    v->served[rank] += p;
+    v->none[rank] *= 1 - p;
+    v->node_served[node] += p;
 }
 
-/* Probabilities that a token with draws goes to ranks and nodes. */
-struct chances {
-    double none[PLAN_MAX_RANKS], node_none[PLAN_MAX_RANKS]; /* no expert is served there */
-    double pairs[PLAN_MAX_RANKS];                           /* experts served there */
-};
-
-/* An expert of a token of `home`: at a rank, or drawn (ROUTE_DRAWN). */
-static void add_chance(struct fluid *f, const struct plan *plan, size_t pair, uint16_t at,
-                       uint32_t home, struct chances *ch)
+/* A draw goes to one of several copies on a node: their probabilities add up. */
+static void visit_draw(struct visit *v, const struct cluster *c, const struct plan *plan,
+                       size_t pair, uint32_t home)
 {
-    const struct cluster *c = &f->p->cluster;
     uint32_t first = plan->start[pair], n = plan->start[pair + 1] - first;
-    double *served = f->served + pair % plan->experts * c->ranks;
-    double node[PLAN_MAX_RANKS] = {0};
+    double node[PLAN_MAX_RANKS];
 
+    memset(node, 0, c->nodes * sizeof *node);
     for (uint32_t k = 0; k < n; k++) {
-        uint32_t g = plan->rank[first + k];
-        double p = at == ROUTE_DRAWN ? route_share(plan, c, pair, home, k) : at == g;
+        double p = route_share(plan, c, pair, home, k);
 
-        served[g] += p;
-        ch->pairs[g] += p;
-        ch->none[g] *= 1 - p;
-        node[c->node[g]] += p;
+        visit_add(v, c, (uint32_t)(pair % plan->experts), plan->rank[first + k], p);
+        node[c->node[plan->rank[first + k]]] += p;
     }
     for (uint32_t m = 0; m < c->nodes; m++)
-        ch->node_none[m] *= 1 - fmin(1, node[m]);
+        if (node[m] > 0)
+            v->node_none[m] *= fmax(0, 1 - node[m]);
 }
 
-/* A token that lives on `home` and has draws: its expectation; draws of different experts are
- * independent. */
-static void add_drawn(struct fluid *f, const struct plan *plan, uint32_t layer,
-                      const uint16_t *chosen, const uint16_t *at, uint32_t home)
+/* at: as route_settle says for the home. */
+static void visit_fill(struct visit *v, const struct cluster *c, const struct plan *plan,
+                       uint32_t layer, const uint16_t *chosen, const uint16_t *at, uint32_t topk,
+                       uint32_t home)
+{
+    for (uint32_t i = 0; i < topk; i++) {
+        if (at[i] == ROUTE_DRAWN) {
+            visit_draw(v, c, plan, (size_t)layer * plan->experts + chosen[i], home);
+        } else {
+            visit_add(v, c, chosen[i], at[i], 1);
+            v->node_none[c->node[at[i]]] = 0;
+        }
+    }
+}
+
+/* For one more home. */
+static void visit_count(struct fluid *f, struct visit *v, uint32_t home)
 {
     const struct cluster *c = &f->p->cluster;
     double *row = f->vectors + (size_t)home * c->ranks,
            *back = f->combine + (size_t)home * c->ranks,
            *network = f->network + (size_t)c->node[home] * c->nodes;
-    struct chances ch = {.pairs = {0}};
 
-    for (uint32_t g = 0; g < c->ranks; g++)
-        ch.none[g] = ch.node_none[g] = 1;
-    for (uint32_t i = 0; i < f->p->topk; i++)
-        add_chance(f, plan, (size_t)layer * plan->experts + chosen[i], at[i], home, &ch);
-    f->local += ch.pairs[home];
-    for (uint32_t g = 0; g < c->ranks; g++) {
-        double some = 1 - ch.none[g];
+    for (uint32_t i = 0; i < v->ranks; i++) {
+        uint32_t g = v->rank[i];
+        double some = 1 - v->none[g];
 
         f->ranks += some;
-        if (g == home)
+        if (g == home) {
+            f->local += v->served[g];
             continue;
+        }
         f->remote += some;
         row[g] += some;
-        back[g] += c->exact_combine ? ch.pairs[g] : some;
+        back[g] += c->exact_combine ? v->served[g] : some;
     }
-    for (uint32_t m = 0; m < c->nodes; m++)
-        if (m != c->node[home])
-            network[m] += 1 - ch.node_none[m];
+    for (uint32_t i = 0; i < v->nodes; i++)
+        if (v->node[i] != c->node[home])
+            network[v->node[i]] += 1 - v->node_none[v->node[i]];
     f->homes[home]++;
     f->weight++;
+    v->homes++;
 }
 
-/* A token whose copies do not depend on its home. */
-static void add_anywhere(struct fluid *f, const uint16_t *chosen, const uint16_t *at)
+/* For every home: see spread. */
+static void visit_count_anywhere(struct fluid *f, struct visit *v)
 {
-    const struct cluster *c = &f->p->cluster;
-
-    for (uint32_t i = 0; i < f->p->topk; i++) {
-        struct seen s = seen_before(c, at, i);
-
-        f->served[(size_t)chosen[i] * c->ranks + at[i]] += c->ranks;
-        f->touched[at[i]] += !s.rank;
-        f->pairs[at[i]]++;
-        f->node_touched[c->node[at[i]]] += !s.node;
+    for (uint32_t i = 0; i < v->ranks; i++) {
+        f->touched[v->rank[i]] += 1 - v->none[v->rank[i]];
+        f->pairs[v->rank[i]] += v->served[v->rank[i]];
     }
-    f->weight += c->ranks;
+    for (uint32_t i = 0; i < v->nodes; i++)
+        f->node_touched[v->node[i]] += 1 - v->node_none[v->node[i]];
+    f->anywhere++;
+    v->homes = f->p->cluster.ranks;
 }
 
-/* What add_anywhere counted, for each home in turn. */
+/* Counts the pairs of all its homes, and empties it. */
+static void visit_end(struct fluid *f, struct visit *v)
+{
+    for (uint32_t i = 0; i < v->pairs; i++)
+        f->served[v->pair[i].at] += v->homes * v->pair[i].p;
+    for (uint32_t i = 0; i < v->ranks; i++)
+        v->served[v->rank[i]] = 0;
+    for (uint32_t i = 0; i < v->nodes; i++)
+        v->node_served[v->node[i]] = 0;
+    v->pairs = v->ranks = v->nodes = v->homes = 0;
+}
+
+/* What visit_count_anywhere counted, for each home in turn. */
 static void spread(struct fluid *f)
 {
     const struct cluster *c = &f->p->cluster;
@@ -215,34 +216,88 @@ static void spread(struct fluid *f)
         for (uint32_t m = 0; m < c->nodes; m++)
             if (m != c->node[h])
                 f->network[(size_t)c->node[h] * c->nodes + m] += f->node_touched[m];
-        f->homes[h] += f->weight / c->ranks;
+        f->homes[h] += f->anywhere;
+        f->weight += f->anywhere;
     }
+}
+
+/* A token that lives on `home`. */
+static void add_at(struct fluid *f, const struct plan *plan, uint32_t layer, const uint16_t *chosen,
+                   uint32_t home)
+{
+    uint16_t at[TRACE_MAX_TOPK];
+
+    route_settle(plan, layer, chosen, f->p->topk, home, at);
+    visit_fill(&f->own, &f->p->cluster, plan, layer, chosen, at, f->p->topk, home);
+    visit_count(f, &f->own, home);
+    visit_end(f, &f->own);
+}
+
+/* held[ranks]: has a copy of a chosen expert that has several; returns how many of these there are.
+ * Homes that have none differ by their nodes alone. */
+static uint32_t find_copies(const struct plan *plan, uint32_t layer, const uint16_t *chosen,
+                            uint32_t topk, bool *held)
+{
+    const uint32_t *start = plan->start + (size_t)layer * plan->experts;
+    uint32_t several = 0;
+
+    for (uint32_t i = 0; i < topk; i++) {
+        uint32_t first = start[chosen[i]], end = start[chosen[i] + 1];
+
+        if (end - first < 2)
+            continue;
+        if (!several++)
+            memset(held, 0, plan->ranks * sizeof *held);
+        for (uint32_t k = first; k < end; k++)
+            held[plan->rank[k]] = true;
+    }
+    return several;
+}
+
+/* A token of which a part lives on each rank. */
+static void add_everywhere(struct fluid *f, const struct plan *plan, uint32_t layer,
+                           const uint16_t *chosen)
+{
+    const struct cluster *c = &f->p->cluster;
+    uint32_t drawn = 0, node = c->nodes;
+    bool held[PLAN_MAX_RANKS];
+    uint16_t at[TRACE_MAX_TOPK];
+
+    if (!find_copies(plan, layer, chosen, f->p->topk, held)) {
+        route_settle(plan, layer, chosen, f->p->topk, 0, at);
+        visit_fill(&f->some, c, plan, layer, chosen, at, f->p->topk, 0);
+        visit_count_anywhere(f, &f->some);
+        visit_end(f, &f->some);
+        return;
+    }
+    for (uint32_t h = 0; h < c->ranks; h++) {
+        if (held[h]) {
+            add_at(f, plan, layer, chosen, h);
+            continue;
+        }
+        if (node == c->nodes || (drawn && node != c->node[h])) {
+            visit_end(f, &f->some);
+            drawn = route_settle(plan, layer, chosen, f->p->topk, h, at);
+            visit_fill(&f->some, c, plan, layer, chosen, at, f->p->topk, h);
+            node = c->node[h];
+        }
+        visit_count(f, &f->some, h);
+    }
+    visit_end(f, &f->some);
 }
 
 static void count_tokens(struct fluid *f, const struct plan *plan, const struct trace *t,
                          const struct fluid_tokens *tokens, uint32_t layer)
 {
-    const struct cluster *c = &f->p->cluster;
-    bool fixed = one_copy_each(plan, layer);
-    uint16_t at[TRACE_MAX_TOPK];
-
     for (uint32_t i = 0; i < tokens->n; i++) {
-        uint32_t token = tokens->token ? tokens->token[i] : i;
-        const uint16_t *chosen = trace_at(t, token, layer);
-        uint32_t first = tokens->home ? tokens->home[i] : 0;
-        uint32_t last = tokens->home || fixed ? first : c->ranks - 1;
+        const uint16_t *chosen = trace_at(t, tokens->token ? tokens->token[i] : i, layer);
 
-        for (uint32_t h = first; h <= last; h++) {
-            if (route_settle(plan, layer, chosen, t->topk, h, at))
-                add_drawn(f, plan, layer, chosen, at, h);
-            else if (tokens->home || !fixed)
-                add_at(f, chosen, at, h);
-            else
-                add_anywhere(f, chosen, at);
-        }
+        if (tokens->home)
+            add_at(f, plan, layer, chosen, tokens->home[i]);
+        else
+            add_everywhere(f, plan, layer, chosen);
     }
-    if (fixed && !tokens->home)
-        spread(f);
+    spread(f);
 }
 
 /* Loads alone: every home alike; what other experts force is not known. */

@@ -1,5 +1,6 @@
 /* One layer of one scenario in expectation: served tokens, vectors on links, seconds. The fluid
- * half of score.h. Pure; an object belongs to one thread. */
+ * half of score.h: draws between copies count by route_share, so that nothing depends on a token's
+ * index. Pure; an object belongs to one thread. */
 #ifndef MT_PLACEMENT_FLUID_H
 #define MT_PLACEMENT_FLUID_H
 

@@ -95,7 +95,7 @@ static int scale(struct loads *l, const char *name, uint32_t first_layer, struct
 
 static int new_loads(struct loads *l, const char *name, struct mt_err *reterr)
 {
-    l->load = calloc((size_t)l->layers * l->experts, sizeof *l->load);
+    l->load = calloc((size_t)l->layers * l->experts + 1, sizeof *l->load);
     return l->load ? 0
                    : mt_error(reterr, MT_ENOMEM, "%s: no memory for %u layers of %u experts", name,
                               l->layers, l->experts);
@@ -330,7 +330,7 @@ int foreign_slots(const struct plan *p, const struct foreign_options *how, uint1
                         PLAN_MAX_LAYERS, how->dense);
     report.physical = p->ranks * report.slots;
     report.extra = report.physical - p->experts;
-    slot = calloc((size_t)p->layers * report.physical, sizeof *slot);
+    slot = calloc((size_t)p->layers * report.physical + 1, sizeof *slot);
     if (!slot)
         return mt_error(reterr, MT_ENOMEM, "placement: no memory for %u slots", report.physical);
     for (uint32_t l = 0; l < p->layers; l++) {
@@ -397,8 +397,8 @@ int foreign_plan(uint32_t layers, uint32_t physical, uint32_t ranks, const uint1
 int foreign_write_sglang(FILE *out, const struct plan *p, const struct foreign_options *how,
                          struct foreign_report *ret, struct mt_err *reterr)
 {
-    struct foreign_report report;
-    uint16_t *slot;
+    struct foreign_report report = {0};
+    uint16_t *slot = NULL;
     int rc = foreign_slots(p, how, &slot, &report, reterr);
 
     if (rc)

@@ -154,7 +154,7 @@ static int take_layers(const struct statistics *s, struct loads *l, uint32_t *re
     if (first == end)
         return mt_error(reterr, MT_EINVAL, "%s: expected counts, found none", s->folder);
     *l = (struct loads){.layers = end - first, .experts = s->experts, .topk = s->topk};
-    l->load = calloc((size_t)l->layers * l->experts, sizeof *l->load);
+    l->load = calloc((size_t)l->layers * l->experts + 1, sizeof *l->load);
     if (!l->load)
         return mt_error(reterr, MT_ENOMEM, "%s: no memory for loads", s->folder);
     for (uint32_t i = 0; i < l->layers; i++) {
@@ -185,7 +185,7 @@ int foreign_read_trtllm(const char *folder, struct loads *ret, uint32_t *ret_den
 
     if (rc)
         return rc;
-    s.sum = calloc((size_t)PLAN_MAX_LAYERS * s.experts, sizeof *s.sum);
+    s.sum = calloc((size_t)PLAN_MAX_LAYERS * s.experts + 1, sizeof *s.sum);
     if (!s.sum)
         return mt_error(reterr, MT_ENOMEM, "%s: no memory for %u experts", folder, s.experts);
     rc = add_ranks(&s, reterr);
@@ -206,8 +206,8 @@ int foreign_read_trtllm(const char *folder, struct loads *ret, uint32_t *ret_den
 int foreign_write_trtllm(FILE *out, const struct plan *p, const struct foreign_options *how,
                          struct foreign_report *ret, struct mt_err *reterr)
 {
-    struct foreign_report report;
-    uint16_t *slot;
+    struct foreign_report report = {0};
+    uint16_t *slot = NULL;
     int rc = foreign_slots(p, how, &slot, &report, reterr);
 
     if (rc)

@@ -3,17 +3,20 @@
  * heaviest rank get copies in spare slots.
  *
  * Unlike there: groups come from a greedy start and exchanges that raise co-activation within
- * groups, not from spectral clustering; sizes are free within SLACK of even rather than chosen at
- * the knee of a curve; and copies share tokens as our copy choice has it. */
+ * groups, not from spectral clustering; how uneven sizes may be (r) is chosen from a few values by
+ * the objective, not at the knee of a curve; and copies share tokens as our copy choice has it. */
 #include <math.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "placement/baseline.h"
 #include "placement/methods.h"
 
-#define SLACK 0.25    /* r: a group has (1 - r) to (1 + r) of its even part */
+/* r: a group has (1 - r) to (1 + r) of its even part. */
+static const double SLACKS[] = {0, 0.125, 0.25, 0.5};
+
 #define MAX_ROUNDS 64 /* of exchanges; they end by themselves long before */
 
 /* Experts of a set being divided into groups. */
@@ -21,6 +24,7 @@ struct split {
     uint32_t experts;   /* of the model: row length of pair */
     const double *pair; /* [experts][experts] co-activation */
     uint32_t n, groups;
+    double slack;
     const uint16_t *expert; /* [n] the set */
     uint32_t least[PLAN_MAX_RANKS], most[PLAN_MAX_RANKS], size[PLAN_MAX_RANKS];
     uint16_t *group; /* [experts], of those in the set */
@@ -34,14 +38,14 @@ static void set_sizes(struct split *s, const uint32_t *room)
     uint64_t all = 0;
 
     for (uint32_t k = 0; k < s->groups; k++) {
-        uint32_t most = (uint32_t)ceil(even * (1 + SLACK));
+        uint32_t most = (uint32_t)ceil(even * (1 + s->slack));
 
         s->most[k] = most < room[k] ? most : room[k];
         s->size[k] = 0;
         all += s->most[k];
     }
     for (uint32_t k = 0; k < s->groups; k++) {
-        uint32_t least = (uint32_t)(even * (1 - SLACK));
+        uint32_t least = (uint32_t)(even * (1 - s->slack));
 
         if (all < s->n)
             s->most[k] = room[k];
@@ -163,6 +167,7 @@ static void divide(struct split *s, const uint32_t *room)
 
 struct grace {
     const struct place_problem *p;
+    double slack;
     double *pair;                /* [experts][experts] */
     double *load;                /* [layers][experts] */
     double *pull;                /* [experts][ranks] */
@@ -231,26 +236,53 @@ static void group_layer(struct grace *g)
     }
 }
 
-/* The heaviest rank's experts, heaviest first, to as many of the least loaded ranks with a free
- * slot as its load is times the mean; until it has no more than the mean. */
+/* One layer's ranks while copies are made. */
+struct copying {
+    double sum[PLAN_MAX_RANKS]; /* load */
+    uint32_t used[PLAN_MAX_RANKS];
+};
+
+/* Up to n copies of an expert, on the least loaded ranks with a free slot; how many. */
+static uint32_t copy_expert(const struct cluster *c, struct copying *k, uint8_t *held, uint32_t n,
+                            uint32_t *to)
+{
+    for (uint32_t made = 0; made < n; made++) {
+        uint32_t best = UINT32_MAX;
+
+        for (uint32_t r = 0; r < c->ranks; r++)
+            if (k->used[r] < c->slots[r] && !held[r] &&
+                (best == UINT32_MAX || k->sum[r] < k->sum[best]))
+                best = r;
+        if (best == UINT32_MAX)
+            return made;
+        held[best] = 1;
+        k->used[best]++;
+        to[made] = best;
+    }
+    return n;
+}
+
+/* The heaviest rank's experts, heaviest first, to as many other ranks as its load is times the
+ * mean; until it has no more than the mean. */
 static void replicate(const struct grace *g, const double *load, uint8_t *held)
 {
     const struct cluster *c = &g->p->cluster;
-    double sum[PLAN_MAX_RANKS] = {0}, mean = 0;
-    uint32_t used[PLAN_MAX_RANKS] = {0}, worst = 0, copies, experts = g->p->experts;
+    struct copying k = {0};
+    double mean = 0;
+    uint32_t worst = 0, copies, experts = g->p->experts, to[PLAN_MAX_RANKS];
     bool done[PLACE_MAX_EXPERTS] = {false};
 
     for (uint32_t e = 0; e < experts; e++) {
-        sum[g->rank[e]] += load[e];
-        used[g->rank[e]]++;
+        k.sum[g->rank[e]] += load[e];
+        k.used[g->rank[e]]++;
         mean += load[e] / c->ranks;
     }
     for (uint32_t r = 1; r < c->ranks; r++)
-        worst = sum[r] > sum[worst] ? r : worst;
-    copies = mean > 0 && sum[worst] / mean >= 2 ? (uint32_t)(sum[worst] / mean) : 1;
+        worst = k.sum[r] > k.sum[worst] ? r : worst;
+    copies = k.sum[worst] >= 2 * mean && mean > 0 ? (uint32_t)(k.sum[worst] / mean) : 1;
     copies = copies < c->ranks - 1 ? copies : c->ranks - 1;
-    while (sum[worst] > mean) {
-        uint32_t to[PLAN_MAX_RANKS], n = 0, hot = UINT32_MAX;
+    while (k.sum[worst] > mean) {
+        uint32_t n, hot = UINT32_MAX;
 
         for (uint32_t e = 0; e < experts; e++)
             if (g->rank[e] == worst && !done[e] && (hot == UINT32_MAX || load[e] > load[hot]))
@@ -258,22 +290,10 @@ static void replicate(const struct grace *g, const double *load, uint8_t *held)
         if (hot == UINT32_MAX)
             return;
         done[hot] = true;
-        while (n < copies) {
-            uint32_t best = UINT32_MAX;
-
-            for (uint32_t r = 0; r < c->ranks; r++)
-                if (used[r] < c->slots[r] && !held[(size_t)hot * c->ranks + r] &&
-                    (best == UINT32_MAX || sum[r] < sum[best]))
-                    best = r;
-            if (best == UINT32_MAX)
-                break;
-            held[(size_t)hot * c->ranks + best] = 1;
-            used[best]++;
-            to[n++] = best;
-        }
+        n = copy_expert(c, &k, held + (size_t)hot * c->ranks, copies, to);
         for (uint32_t i = 0; i < n; i++)
-            sum[to[i]] += load[hot] / (n + 1);
-        sum[worst] -= load[hot] * n / (n + 1);
+            k.sum[to[i]] += load[hot] / (n + 1);
+        k.sum[worst] -= load[hot] * n / (n + 1);
     }
 }
 
@@ -306,16 +326,43 @@ static int grace_init(struct grace *g, struct mt_err *reterr)
     return rc;
 }
 
+/* The plan of one r, and what it is worth. */
+static int solve(struct grace *g, struct place_result *ret, struct mt_err *reterr)
+{
+    const struct place_problem *p = g->p;
+    struct plan plan;
+    char note[256];
+    int rc;
+
+    memset(g->held, 0, (size_t)p->layers * p->experts * p->cluster.ranks);
+    for (uint32_t l = 0; l < p->layers; l++) {
+        uint8_t *held = g->held + (size_t)l * p->experts * p->cluster.ranks;
+
+        count_pairs(g, l);
+        group_layer(g);
+        for (uint32_t e = 0; e < p->experts; e++)
+            held[(size_t)e * p->cluster.ranks + g->rank[e]] = 1;
+        replicate(g, g->load + (size_t)l * p->experts, held);
+    }
+    rc = plan_from_held(p->layers, p->experts, p->cluster.ranks, g->held, &plan, reterr);
+    if (rc)
+        return rc;
+    snprintf(note, sizeof note,
+             "GRACE-like: exchanges instead of spectral clustering; group sizes within %g %% of "
+             "even, the best of four; copies of the heaviest rank's experts",
+             100 * g->slack);
+    return baseline_result(p, &plan, "grace", note, ret, reterr);
+}
+
 int grace_solve(const struct place_problem *p, const struct place_run *run,
                 struct place_result *ret, struct mt_err *reterr)
 {
     struct grace g = {.p = p};
+    struct place_result best = {0}, r;
     uint32_t sizes[PLAN_MAX_RANKS];
-    struct plan plan;
     bool tokens = false;
     int rc = baseline_sizes(p, sizes, reterr); /* the slots suffice */
 
-    (void)run;
     for (uint32_t i = 0; i < p->scenarios; i++)
         tokens = tokens || p->scenario[i].trace;
     if (!rc && !tokens)
@@ -325,21 +372,24 @@ int grace_solve(const struct place_problem *p, const struct place_run *run,
         rc = grace_init(&g, reterr);
     if (rc)
         return rc;
-    for (uint32_t l = 0; l < p->layers; l++) {
-        uint8_t *held = g.held + (size_t)l * p->experts * p->cluster.ranks;
-
-        count_pairs(&g, l);
-        group_layer(&g);
-        for (uint32_t e = 0; e < p->experts; e++)
-            held[(size_t)e * p->cluster.ranks + g.rank[e]] = 1;
-        replicate(&g, g.load + (size_t)l * p->experts, held);
+    for (size_t i = 0; !rc && i < sizeof SLACKS / sizeof *SLACKS; i++) {
+        if (i && run->stop && run->stop(run->user))
+            break;
+        g.slack = SLACKS[i];
+        rc = solve(&g, &r, reterr);
+        if (rc || (i && r.objective >= best.objective)) {
+            if (!rc)
+                plan_done(&r.plan);
+            continue;
+        }
+        plan_done(&best.plan);
+        best = r;
     }
-    rc = plan_from_held(p->layers, p->experts, p->cluster.ranks, g.held, &plan, reterr);
     grace_done(&g);
-    if (rc)
+    if (rc) {
+        plan_done(&best.plan);
         return rc;
-    return baseline_result(p, &plan, "grace",
-                           "GRACE-like: exchanges instead of spectral clustering, group sizes "
-                           "within 25 % of even, copies of the heaviest rank's experts",
-                           ret, reterr);
+    }
+    *ret = best;
+    return 0;
 }

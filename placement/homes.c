@@ -6,6 +6,7 @@
 #include "placement/route.h"
 
 #define EXCHANGE_PASSES 20
+#define EXCHANGE_TRIES (1u << 25) /* in all: a second or less, however many documents there are */
 
 uint32_t homes_prompt(const struct place_problem *p, uint32_t length)
 {
@@ -14,19 +15,44 @@ uint32_t homes_prompt(const struct place_problem *p, uint32_t length)
     return n < 1 ? 1 : n > length ? length : (uint32_t)n;
 }
 
-/* Distinct ranks that serve a token, less the home. */
-static uint32_t remote_ranks(const uint16_t *at, uint32_t topk, uint32_t home)
+static bool one_copy_each(const struct plan *plan, uint32_t layer)
 {
-    uint32_t n = 0;
+    const uint32_t *start = plan->start + (size_t)layer * plan->experts;
 
-    for (uint32_t i = 0; i < topk; i++) {
-        bool counts = at[i] != home;
+    return start[plan->experts] - start[0] == plan->experts;
+}
 
-        for (uint32_t k = 0; k < i && counts; k++)
-            counts = at[k] != at[i];
-        n += counts;
+static bool is_first(const uint16_t *at, uint32_t i)
+{
+    for (uint32_t k = 0; k < i; k++)
+        if (at[k] == at[i])
+            return false;
+    return true;
+}
+
+/* Adds a token's remote vectors in a layer to cost[ranks], for each home. */
+static void price_token(const struct place_problem *p, const struct plan *plan, uint32_t layer,
+                        bool fixed, const struct trace *t, uint32_t token, double *cost)
+{
+    const uint16_t *chosen = trace_at(t, token, layer);
+    uint32_t ranks = p->cluster.ranks, all = 0;
+    uint16_t at[TRACE_MAX_TOPK];
+
+    for (uint32_t h = 0; h < (fixed ? 1 : ranks); h++) {
+        route_choose(plan, &p->cluster, layer, chosen, t->topk, h, token, at);
+        for (uint32_t i = 0; i < t->topk; i++) {
+            if (!is_first(at, i))
+                continue;
+            if (fixed) { /* a vector for every home but one */
+                all++;
+                cost[at[i]]--;
+            } else {
+                cost[h] += at[i] != h;
+            }
+        }
     }
-    return n;
+    for (uint32_t h = 0; h < ranks && fixed; h++)
+        cost[h] += all;
 }
 
 /* cost[documents][ranks]: remote vectors of the whole document, judged by its prompt. */
@@ -34,21 +60,22 @@ static void price_homes(const struct place_problem *p, const struct trace *t,
                         const struct plan *plan, double *cost)
 {
     uint32_t ranks = p->cluster.ranks;
-    uint16_t at[TRACE_MAX_TOPK];
 
-    for (uint32_t d = 0; d < t->documents; d++) {
-        uint32_t length = t->doc[d + 1] - t->doc[d], prompt = homes_prompt(p, length);
+    for (uint32_t l = 0; l < t->layers; l++) {
+        bool fixed = one_copy_each(plan, l);
 
-        for (uint32_t h = 0; h < ranks; h++) {
-            uint64_t n = 0;
+        for (uint32_t d = 0; d < t->documents; d++) {
+            uint32_t first = t->doc[d], prompt = homes_prompt(p, t->doc[d + 1] - first);
 
-            for (uint32_t i = t->doc[d]; i < t->doc[d] + prompt; i++)
-                for (uint32_t l = 0; l < t->layers; l++) {
-                    route_choose(plan, &p->cluster, l, trace_at(t, i, l), t->topk, h, i, at);
-                    n += remote_ranks(at, t->topk, h);
-                }
-            cost[(size_t)d * ranks + h] = (double)n * length / prompt;
+            for (uint32_t i = first; i < first + prompt; i++)
+                price_token(p, plan, l, fixed, t, i, cost + (size_t)d * ranks);
         }
+    }
+    for (uint32_t d = 0; d < t->documents; d++) {
+        uint32_t length = t->doc[d + 1] - t->doc[d];
+
+        for (uint32_t h = 0; h < ranks; h++)
+            cost[(size_t)d * ranks + h] *= (double)length / homes_prompt(p, length);
     }
 }
 
@@ -118,12 +145,13 @@ static bool exchange(struct homing *h, uint32_t a, uint32_t b)
 
 static void improve(struct homing *h)
 {
+    uint32_t documents = h->t->documents, reach = EXCHANGE_TRIES / EXCHANGE_PASSES / documents;
     bool better = true;
 
     for (int pass = 0; better && pass < EXCHANGE_PASSES; pass++) {
         better = false;
-        for (uint32_t a = 0; a < h->t->documents; a++)
-            for (uint32_t b = a + 1; b < h->t->documents; b++)
+        for (uint32_t a = 0; a < documents; a++)
+            for (uint32_t b = a + 1; b < documents && b - a <= reach; b++)
                 better |= exchange(h, a, b);
     }
 }

@@ -1,14 +1,18 @@
 /* Our method: the whole objective at once. Cross-validation chooses how much to resample; rounds of
  * search find placements; the oracle judges them beside the incumbent and the baselines. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "placement/crossval.h"
+#include "placement/exact.h"
 #include "placement/homes.h"
 #include "placement/methods.h"
+#include "placement/relabel.h"
 #include "placement/score.h"
 #include "placement/search.h"
+#include "placement/split.h"
 
 #define FIRST_MOVES 2048 /* a layer, in the first round */
 #define GROWTH 3         /* of the moves from round to round */
@@ -28,8 +32,12 @@ struct joint {
     uint64_t left, tried;
     struct score *score; /* scratch */
     enum score_evaluation how;
-    struct plan best; /* by the oracle */
+    struct plan best; /* of what was found, by the oracle; the start until then */
     double best_j;
+    struct plan start, incumbent;
+    double incumbent_j;
+    double bound; /* 0: none */
+    bool proven;  /* nothing is left to search for */
 };
 
 static bool part_stop(void *user)
@@ -120,23 +128,95 @@ static int find_homes(const struct place_problem *p, const struct plan *plan, ui
     return 0;
 }
 
+/* The search's best, with copies and without, as the oracle sees them. */
+static int offer_found(struct joint *j, const struct search *s, struct mt_err *reterr)
+{
+    struct plan plan;
+    int rc = search_plan(s, &plan, reterr);
+
+    if (!rc) {
+        rc = offer(j, &plan, reterr);
+        plan_done(&plan);
+    }
+    if (!rc)
+        rc = search_single_plan(s, &plan, reterr);
+    if (!rc) {
+        rc = offer(j, &plan, reterr);
+        plan_done(&plan);
+    }
+    return rc;
+}
+
 static int search_once(struct joint *j, const uint16_t *const *homes, const struct plan *start,
                        uint64_t seed, struct mt_err *reterr)
 {
     struct search *s;
-    struct plan plan;
     int rc = search_new(j->p, &j->rule, homes, start, seed, &s, reterr);
 
     if (rc)
         return rc;
-    search_offer(s, &j->best);
     run_rounds(j, s);
-    rc = search_plan(s, &plan, reterr);
+    rc = offer_found(j, s, reterr);
     search_free(s);
+    return rc;
+}
+
+/* Offers a plan made from the best by `make`; one that is not defined here offers nothing. */
+static int offer_relabelled(struct joint *j, struct mt_err *reterr)
+{
+    struct plan plan;
+    int rc;
+
+    if (!j->p->from || !(j->p->horizon > 0) || j->p->homes != PLACE_HOMES_LOAD)
+        return 0;
+    rc = relabel_plan(&j->p->cluster, j->p->from, &j->best, &plan, reterr);
+    if (!rc) {
+        rc = offer(j, &plan, reterr);
+        plan_done(&plan);
+    }
+    return rc;
+}
+
+static int offer_split(struct joint *j, struct mt_err *reterr)
+{
+    struct plan plan;
+    int rc;
+
+    if (j->best.start[(size_t)j->p->layers * j->p->experts] == j->p->layers * j->p->experts)
+        return 0; /* one copy each: nothing to split */
+    rc = split_solve(j->p, &j->best, &plan, reterr);
+    if (!rc) {
+        rc = offer(j, &plan, reterr);
+        plan_done(&plan);
+    }
+    return rc;
+}
+
+static bool has_spare(const struct place_problem *p)
+{
+    uint32_t slots = 0;
+
+    for (uint32_t g = 0; g < p->cluster.ranks; g++)
+        slots += p->cluster.slots[g];
+    return slots > p->experts;
+}
+
+/* Up to 16 experts the optimum of the fluid objective is found outright. */
+static int offer_exact(struct joint *j, struct mt_err *reterr)
+{
+    struct exact_result r = {0};
+    int rc;
+
+    if (has_spare(j->p) || exact_refuses(j->p))
+        return 0; /* with replicas it would prove nothing */
+    rc = exact_solve(j->p, &j->part, &r, reterr);
     if (rc)
         return rc;
-    rc = offer(j, &plan, reterr);
-    plan_done(&plan);
+    j->bound = r.bound;
+    j->proven = r.optimal && !j->p->from;
+    if (r.optimal && !(j->rule.sample.documents > 0))
+        rc = offer(j, &r.plan, reterr);
+    exact_done(&r);
     return rc;
 }
 
@@ -166,36 +246,92 @@ static int alternate(struct joint *j, double from, double until, struct mt_err *
     return rc;
 }
 
+/* The incumbent, which nothing that the oracle scores worse may replace, and the best plan to start
+ * from: a baseline may fit these traces better than what will generalise, so that being a start is
+ * all it is. */
 static int find_start(struct joint *j, struct mt_err *reterr)
 {
-    int rc = 0;
+    int rc = j->p->from ? offer(j, j->p->from, reterr) : offer_method(j, contiguous_solve, reterr);
 
-    if (j->p->from)
-        rc = offer(j, j->p->from, reterr);
+    if (!rc && !j->best.start)
+        rc = mt_error(reterr, MT_EUNSUPPORTED, "search: no method gives a plan to start from");
     if (!rc)
+        rc = plan_copy(&j->best, &j->incumbent, reterr);
+    j->incumbent_j = j->best_j;
+    if (!rc && j->p->from)
         rc = offer_method(j, contiguous_solve, reterr);
     if (!rc)
         rc = offer_method(j, eplb_solve, reterr);
+    if (!rc)
+        rc = plan_copy(&j->best, &j->start, reterr);
+    j->best_j = INFINITY;
+    return rc;
+}
+
+/* The incumbent after all, if the oracle prefers it. */
+static void prefer_incumbent(struct joint *j)
+{
+    struct plan found = j->best;
+
+    if (j->best_j < j->incumbent_j)
+        return;
+    j->best = j->incumbent;
+    j->incumbent = found;
+}
+
+static int choose_rule(struct joint *j, struct mt_err *reterr)
+{
+    uint32_t rule = 0;
+    int rc = 0;
+
+    j->rule = CROSSVAL_PLAIN;
+    j->until = RULE_PART;
+    if (j->run->plain)
+        return 0;
+    tell(j, "cross-validation", j->best_j);
+    rc = crossval_choose(j->p, &j->part, &rule, reterr);
+    j->rule = CROSSVAL_RULES[rule];
     return rc;
 }
 
 static int solve(struct joint *j, struct mt_err *reterr)
 {
-    uint32_t rule = 0;
     double from;
     int rc = find_start(j, reterr);
 
-    j->until = RULE_PART;
     if (!rc)
-        rc = crossval_choose(j->p, &j->part, &rule, reterr);
+        rc = choose_rule(j, reterr);
     if (rc)
         return rc;
-    j->rule = CROSSVAL_RULES[rule];
     from = j->run->spent ? j->run->spent(j->run->user) : 0;
-    if (j->p->homes == PLACE_HOMES_AFFINITY)
-        return alternate(j, from, SEARCH_PART, reterr);
     j->until = SEARCH_PART;
-    return search_once(j, NULL, &j->best, j->run->seed, reterr);
+    if (j->p->homes == PLACE_HOMES_AFFINITY)
+        rc = alternate(j, from, SEARCH_PART, reterr);
+    else
+        rc = offer_exact(j, reterr);
+    if (!rc && j->p->homes == PLACE_HOMES_LOAD && (!j->proven || j->rule.sample.documents > 0))
+        rc = search_once(j, NULL, &j->start, j->run->seed, reterr);
+    if (!rc)
+        rc = offer_relabelled(j, reterr);
+    if (!rc)
+        rc = offer_split(j, reterr);
+    if (!rc)
+        prefer_incumbent(j);
+    return rc;
+}
+
+static void describe(const struct joint *j, struct place_result *ret)
+{
+    const struct sample_rule *r = &j->rule.sample;
+
+    if (r->documents > 0)
+        snprintf(
+            ret->note, sizeof ret->note,
+            "steps resampled from %g of the documents, %g tokens of each at most; traffic x %g",
+            r->documents, r->cap, j->rule.traffic);
+    else
+        snprintf(ret->note, sizeof ret->note, "steps as in the traces; traffic x %g",
+                 j->rule.traffic);
 }
 
 int joint_solve(const struct place_problem *p, const struct place_run *run,
@@ -223,9 +359,14 @@ int joint_solve(const struct place_problem *p, const struct place_run *run,
         *ret = (struct place_result){.plan = j.best,
                                      .method = "joint",
                                      .objective = j.score->j,
-                                     .no_bound = "not computed",
+                                     .bound = j.bound,
+                                     .no_bound = j.bound > 0 ? NULL : "not computed",
+                                     .optimal = j.bound >= j.score->j * (1 - 1e-9),
                                      .iterations = j.tried};
+        describe(&j, ret);
     }
     free(j.score);
+    plan_done(&j.start);
+    plan_done(&j.incumbent);
     return rc;
 }

@@ -292,10 +292,8 @@ static struct busy busy_alike(const struct layer *l, const int32_t *count, bool 
     return b;
 }
 
-/* Homes known: count[row * classes + home]. With `assigned` ones what leaves a rank is noise of the
- * draw, and only the mean of it counts. */
-static struct busy busy_homes(const struct layer *l, const int32_t *count, bool nodes,
-                              bool assigned)
+/* Homes known: count[row * classes + home]. */
+static struct busy busy_homes(const struct layer *l, const int32_t *count, bool nodes)
 {
     size_t classes = l->bag->classes;
     double out[PLAN_MAX_RANKS] = {0}, node_out[PLAN_MAX_RANKS] = {0};
@@ -330,9 +328,9 @@ static struct busy busy_homes(const struct layer *l, const int32_t *count, bool 
         b.node = larger(b.node, node_in);
         b.node_mean += node_in / l->nodes;
     }
-    for (uint32_t g = 0; !assigned && g < l->ranks; g++)
+    for (uint32_t g = 0; g < l->ranks; g++)
         b.rank = larger(b.rank, out[g]);
-    for (uint32_t m = 0; !assigned && m < l->nodes; m++)
+    for (uint32_t m = 0; m < l->nodes; m++)
         b.node = larger(b.node, node_out[m]);
     return b;
 }
@@ -340,9 +338,8 @@ static struct busy busy_homes(const struct layer *l, const int32_t *count, bool 
 static double port_price(const struct layer *l, const int32_t *count, const struct bag_group *g,
                          bool nodes, double rank, double node)
 {
-    bool assigned = l->p->homes == PLACE_HOMES_LOAD;
-    struct busy b = g->homes ? busy_homes(l, count + g->first, nodes, assigned)
-                             : busy_alike(l, count + g->first, nodes);
+    struct busy b =
+        g->homes ? busy_homes(l, count + g->first, nodes) : busy_alike(l, count + g->first, nodes);
 
     return l->mix * larger(b.rank * rank, b.node * node) +
            (1 - l->mix) * larger(b.rank_mean * rank, b.node_mean * node);

@@ -37,8 +37,9 @@ int plan_copy(const struct plan *p, struct plan *ret, struct mt_err *reterr);
 int plan_parse(const char *bytes, size_t len, const char *name, struct plan *ret,
                struct mt_err *reterr);
 int plan_read(const char *path, struct plan *ret, struct mt_err *reterr);
-/* Writes {"layers":..,"experts":..,"ranks":..,"copies":[ one line per layer ]}. report: JSON text
- * or NULL. */
+/* Writes {"layers":..,"experts":..,"ranks":..,"copies":[ one line per layer ]}, and with p->share
+ * "split":[ one line per layer: for each expert the fraction of each copy, or [] for even ].
+ * report: JSON text or NULL. */
 int plan_write(FILE *out, const struct plan *p, const char *report, struct mt_err *reterr);
 /* Refuses a plan whose shape is not the one given, naming both. */
 int plan_check(const struct plan *p, uint32_t layers, uint32_t experts, uint32_t ranks,

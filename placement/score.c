@@ -9,6 +9,8 @@
 #include "placement/homes.h"
 #include "placement/link.h"
 
+#define SHORT_TRACE 16384 /* tokens */
+
 /* Tokens of a scenario, and where they live: with homes by load all of them, anywhere; with homes
  * by affinity the prompts (prefill) anywhere, the rest (decode) where their document lives. */
 struct crowd {
@@ -24,34 +26,43 @@ static void crowd_done(struct crowd *c)
     free(c->home);
 }
 
+/* Adds what a document has of it: `of` are the documents' homes, or NULL. */
+static void crowd_add(const struct place_problem *p, const struct place_scenario *s, uint32_t doc,
+                      const uint16_t *of, struct crowd *c)
+{
+    uint32_t first = s->trace->doc[doc], end = s->trace->doc[doc + 1];
+    uint32_t prompt = homes_prompt(p, end - first);
+
+    if (of) {
+        c->prompt[of[doc]] += prompt;
+        first += prompt;
+    } else if (p->homes == PLACE_HOMES_AFFINITY) {
+        end = first + prompt;
+    }
+    for (uint32_t i = first; i < end; i++) {
+        if (of)
+            c->home[c->n] = of[doc];
+        c->token[c->n++] = i;
+    }
+}
+
 static int crowd_fill(const struct place_problem *p, const struct place_scenario *s,
                       const struct plan *plan, struct crowd *ret, struct mt_err *reterr)
 {
     const struct trace *t = s->trace;
-    bool moves = p->homes == PLACE_HOMES_AFFINITY, decode = moves && s->phase == PLACE_DECODE;
+    bool moved = p->homes == PLACE_HOMES_AFFINITY && s->phase == PLACE_DECODE;
     struct crowd c = {.token = calloc(t->tokens, sizeof *c.token)};
-    uint16_t *of = decode ? calloc(t->documents, sizeof *of) : NULL;
+    uint16_t *of = moved ? calloc(t->documents, sizeof *of) : NULL;
     int rc = 0;
 
-    if (decode)
+    if (moved)
         c.home = calloc(t->tokens, sizeof *c.home);
-    if (!c.token || (decode && (!c.home || !of)))
+    if (!c.token || (moved && (!c.home || !of)))
         rc = mt_error(reterr, MT_ENOMEM, "score: no memory for %u tokens", t->tokens);
-    else if (decode)
+    else if (moved)
         rc = homes_affinity(p, t, plan, of, reterr);
-    for (uint32_t d = 0; !rc && d < t->documents; d++) {
-        uint32_t prompt = moves ? homes_prompt(p, t->doc[d + 1] - t->doc[d]) : 0;
-        uint32_t first = decode ? t->doc[d] + prompt : t->doc[d];
-        uint32_t end = moves && !decode ? t->doc[d] + prompt : t->doc[d + 1];
-
-        if (decode)
-            c.prompt[of[d]] += prompt;
-        for (uint32_t i = first; i < end; i++) {
-            if (decode)
-                c.home[c.n] = of[d];
-            c.token[c.n++] = i;
-        }
-    }
+    for (uint32_t d = 0; !rc && d < t->documents; d++)
+        crowd_add(p, s, d, of, &c);
     free(of);
     if (!rc && !c.n)
         rc = mt_error(reterr, MT_EINVAL,
@@ -269,6 +280,15 @@ static void add_loads(const struct step *s, const struct place_problem *p, doubl
             loads[(size_t)l * p->cluster.ranks + g] += step_loads(s, l)[g];
 }
 
+/* Homes by load: a short trace is seen from several homes, each part of it from each of them, since
+ * which documents happen to live where would otherwise decide. */
+static uint32_t count_turns(const struct crowd *c, uint32_t ranks)
+{
+    uint32_t turns = c->home ? 1 : SHORT_TRACE / c->n + 1;
+
+    return turns < ranks ? turns : ranks;
+}
+
 static int score_sampled(const struct place_problem *p, const struct place_scenario *sc,
                          const struct plan *plan, const struct crowd *c, struct score_scenario *ret,
                          struct mt_err *reterr)
@@ -277,6 +297,7 @@ static int score_sampled(const struct place_problem *p, const struct place_scena
     double *loads = calloc((size_t)p->layers * p->cluster.ranks, sizeof *loads);
     struct step_figures sum = {0};
     struct step *s = NULL;
+    uint32_t turns;
     int rc = loads ? step_new(p, &s, reterr) : mt_error(reterr, MT_ENOMEM, "score: no memory");
 
     if (rc) {
@@ -288,19 +309,20 @@ static int score_sampled(const struct place_problem *p, const struct place_scena
     else
         cut_evenly(sc->tokens, c->n, p->cluster.ranks, streams);
     ret->steps = count_steps(streams, p->cluster.ranks);
-    for (uint32_t i = 0; i < ret->steps; i++) {
+    turns = count_turns(c, p->cluster.ranks);
+    for (uint32_t i = 0; i < ret->steps * turns; i++) {
         struct step_terms t;
         struct step_figures f;
 
         step_begin(s, plan);
         for (uint32_t g = 0; g < p->cluster.ranks; g++)
-            add_step(s, sc, c, &streams[g], g, i);
+            add_step(s, sc, c, &streams[g], (g + i % turns) % p->cluster.ranks, i / turns);
         step_time(s, &t, &f, NULL);
-        add_terms(&ret->terms, &t, 1.0 / ret->steps);
+        add_terms(&ret->terms, &t, 1.0 / ret->steps / turns);
         add_figures(&sum, &f);
         add_loads(s, p, loads);
     }
-    finish(p, &sum, 1.0 / ret->steps, ret);
+    finish(p, &sum, 1.0 / ret->steps / turns, ret);
     finish_loads(p, loads, ret);
     ret->traffic = true;
     step_free(s);

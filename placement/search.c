@@ -25,6 +25,8 @@ struct search {
     uint32_t rounds;
     uint16_t *item, *single; /* [layers][slots] best with copies; best with one each */
     double *price, *price_single;
+    uint16_t *past;  /* [layers][SEARCH_PAST][experts] ranks */
+    uint32_t *pasts; /* [layers] how many there were */
 };
 
 static bool has_spare(const struct place_problem *p)
@@ -120,7 +122,9 @@ int search_new(const struct place_problem *p, const struct search_rule *rule,
     s->single = calloc(slots, sizeof *s->single);
     s->price = calloc(p->layers, sizeof *s->price);
     s->price_single = calloc(p->layers, sizeof *s->price_single);
-    if (!s->item || !s->single || !s->price || !s->price_single) {
+    s->past = calloc((size_t)p->layers * SEARCH_PAST * p->experts, sizeof *s->past);
+    s->pasts = calloc(p->layers, sizeof *s->pasts);
+    if (!s->item || !s->single || !s->price || !s->price_single || !s->past || !s->pasts) {
         search_free(s);
         return mt_error(reterr, MT_ENOMEM, "search: no memory for %zu slots", slots);
     }
@@ -143,7 +147,34 @@ void search_free(struct search *s)
     free(s->single);
     free(s->price);
     free(s->price_single);
+    free(s->past);
+    free(s->pasts);
     free(s);
+}
+
+/* The items that stand in a layer join its past. */
+static void remember(struct search *s, uint32_t layer)
+{
+    const struct layer *l = s->layer;
+    uint16_t *past =
+        s->past + ((size_t)layer * SEARCH_PAST + s->pasts[layer]++ % SEARCH_PAST) * l->experts;
+
+    for (uint32_t k = 0; k < l->slots; k++)
+        if (l->item[k] < l->experts)
+            past[l->item[k]] = l->slot_rank[k];
+}
+
+uint32_t search_past(const struct search *s, uint32_t layer, uint16_t *ret)
+{
+    uint32_t n = s->pasts[layer] < SEARCH_PAST ? s->pasts[layer] : SEARCH_PAST;
+    size_t experts = s->layer->experts;
+
+    for (uint32_t i = 0; i < n; i++) {
+        size_t at = (size_t)layer * SEARCH_PAST + (s->pasts[layer] - 1 - i) % SEARCH_PAST;
+
+        memcpy(ret + i * experts, s->past + at * experts, experts * sizeof *ret);
+    }
+    return n;
 }
 
 /* One copy each: annealed from the best, kept if better. */
@@ -160,6 +191,7 @@ static uint64_t exchange_layer(struct search *s, uint32_t i, uint64_t moves,
     heat = anneal_heat(l);
     tried = anneal_exchange(l, &(struct anneal){moves, heat, heat / COOL}, &s->random, run);
     tried += anneal_descend(l, run);
+    remember(s, i);
     if (l->price < s->price_single[i]) {
         s->price_single[i] = l->price;
         memcpy(best, l->item, l->slots * sizeof *best);
@@ -253,7 +285,8 @@ double search_price(const struct search *s)
     return sum;
 }
 
-int search_plan(const struct search *s, struct plan *ret, struct mt_err *reterr)
+static int plan_of(const struct search *s, const uint16_t *item, struct plan *ret,
+                   struct mt_err *reterr)
 {
     const struct place_problem *p = s->p;
     uint32_t ranks = p->cluster.ranks, slots = s->layer->slots;
@@ -264,7 +297,7 @@ int search_plan(const struct search *s, struct plan *ret, struct mt_err *reterr)
         return mt_error(reterr, MT_ENOMEM, "search: no memory for a plan");
     for (uint32_t i = 0; i < p->layers; i++)
         for (uint32_t k = 0; k < slots; k++) {
-            uint32_t e = s->item[(size_t)i * slots + k];
+            uint32_t e = item[(size_t)i * slots + k];
 
             if (e < p->experts)
                 held[((size_t)i * p->experts + e) * ranks + s->layer->slot_rank[k]] = 1;
@@ -272,4 +305,14 @@ int search_plan(const struct search *s, struct plan *ret, struct mt_err *reterr)
     rc = plan_from_held(p->layers, p->experts, ranks, held, ret, reterr);
     free(held);
     return rc;
+}
+
+int search_plan(const struct search *s, struct plan *ret, struct mt_err *reterr)
+{
+    return plan_of(s, s->item, ret, reterr);
+}
+
+int search_single_plan(const struct search *s, struct plan *ret, struct mt_err *reterr)
+{
+    return plan_of(s, s->single, ret, reterr);
 }

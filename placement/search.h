@@ -7,6 +7,8 @@
 #include "placement/placement.h"
 #include "placement/sample.h"
 
+#define SEARCH_PAST 8
+
 struct search_rule {
     struct sample_rule sample;
     double traffic; /* factor on traffic in the price */
@@ -25,7 +27,12 @@ void search_round(struct search *s, uint64_t moves, const struct place_run *run,
                   uint64_t *io_tried);
 /* Offers another plan: in each layer it is kept where it is better. */
 void search_offer(struct search *s, const struct plan *plan);
+/* Of one layer: placements of single copies that rounds ended with, at most SEARCH_PAST of them,
+ * the latest first; ret[n][experts] ranks. Returns n. */
+uint32_t search_past(const struct search *s, uint32_t layer, uint16_t *ret);
 double search_price(const struct search *s); /* sum over layers, seconds per token */
 int search_plan(const struct search *s, struct plan *ret, struct mt_err *reterr);
+/* The best with one copy of each expert, whatever the slots. */
+int search_single_plan(const struct search *s, struct plan *ret, struct mt_err *reterr);
 
 #endif

@@ -44,28 +44,74 @@ static uint32_t take(uint64_t *restrict to, uint64_t *restrict rest, const uint6
     return (uint32_t)sum;
 }
 
+#define BLOCK 8
+
+/* Words of tokens whose byte is below the limit; n <= BLOCK. */
+static void below(uint64_t *restrict ret, const uint64_t *restrict planes, size_t stride,
+                  uint32_t flip, uint32_t limit, size_t n)
+{
+    uint32_t used = 8 - (uint32_t)__builtin_ctz(limit | 256); /* planes below hold no bit of it */
+    uint64_t equal[BLOCK];
+
+    for (size_t i = 0; i < BLOCK; i++) {
+        ret[i] = 0;
+        equal[i] = ~0ull;
+    }
+    for (uint32_t b = 0; b < used; b++) {
+        uint64_t flips = flip >> (7 - b) & 1 ? ~0ull : 0, want = limit >> (7 - b) & 1 ? ~0ull : 0;
+        const uint64_t *plane = planes + b * stride;
+
+        for (size_t i = 0; i < n; i++) {
+            uint64_t bit = plane[i] ^ flips;
+
+            ret[i] |= equal[i] & ~bit & want;
+            equal[i] &= ~(bit ^ want);
+        }
+    }
+}
+
 static uint32_t take_below(uint64_t *restrict to, uint64_t *restrict rest,
                            const uint64_t *restrict planes, size_t stride, uint32_t flip,
                            uint32_t limit, size_t n)
 {
+    uint32_t sum = 0;
+
+    for (size_t at = 0; at < n; at += BLOCK) {
+        size_t some = n - at < BLOCK ? n - at : BLOCK;
+        uint64_t mask[BLOCK];
+
+        if (some == BLOCK) /* a constant: whole vectors */
+            below(mask, planes + at, stride, flip, limit, BLOCK);
+        else
+            below(mask, planes + at, stride, flip, limit, some);
+        sum += take(to + at, rest + at, mask, some);
+    }
+    return sum;
+}
+
+/* Everything that is left. */
+static uint32_t take_all(uint64_t *restrict to, uint64_t *restrict rest, size_t n)
+{
     uint64_t sum = 0;
 
     for (size_t i = 0; i < n; i++) {
-        uint64_t below = limit > 255 ? ~0ull : 0, equal = ~0ull, some;
-
-        for (uint32_t b = 0; b < 8; b++) {
-            uint64_t bit = planes[b * stride + i] ^ (flip >> (7 - b) & 1 ? ~0ull : 0);
-            uint64_t want = limit >> (7 - b) & 1 ? ~0ull : 0;
-
-            below |= equal & ~bit & want;
-            equal &= ~(bit ^ want);
-        }
-        some = rest[i] & below;
-        sum += (uint64_t)__builtin_popcountll(some);
-        to[i] |= some;
-        rest[i] ^= some;
+        sum += (uint64_t)__builtin_popcountll(rest[i]);
+        to[i] |= rest[i];
+        rest[i] = 0;
     }
     return (uint32_t)sum;
+}
+
+static void unite(uint64_t *restrict to, const uint64_t *restrict x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        to[i] |= x[i];
+}
+
+static void add_row(int32_t *restrict to, const int32_t *restrict x, size_t lanes)
+{
+    for (size_t i = 0; i < lanes; i++)
+        to[i] += x[i];
 }
 
 static void exchange(int32_t *restrict from, int32_t *restrict to, const int32_t *restrict out,
@@ -110,4 +156,5 @@ static int64_t sum_of_max(const int32_t *rows, size_t n, size_t lanes)
 #define ISA portable
 #endif
 
-const struct bits NAME(ISA) = {count, count_exchange, add, take, take_below, exchange, sum_of_max};
+const struct bits NAME(ISA) = {count,    count_exchange, add,      take,    take_below,
+                               take_all, unite,          exchange, add_row, sum_of_max};

@@ -66,8 +66,8 @@ struct plan example_plan(struct random *r, uint32_t layers, uint32_t experts, ui
     uint32_t n = 0;
 
     p.start = calloc(pairs + 1, sizeof *p.start);
-    p.rank = calloc(pairs * ranks, sizeof *p.rank);
-    p.share = copies == EXAMPLE_SHARES ? calloc(pairs * ranks, sizeof *p.share) : NULL;
+    p.rank = calloc(pairs * ranks + 1, sizeof *p.rank);
+    p.share = copies == EXAMPLE_SHARES ? calloc(pairs * ranks + 1, sizeof *p.share) : NULL;
     assert_true(p.start && p.rank);
     for (size_t i = 0; i < pairs; i++) {
         uint32_t of = copies == EXAMPLE_ONE_COPY || random_below(r, 2) ? 1 : from_to(r, 1, ranks);

@@ -204,8 +204,8 @@ static double exchange(const struct cluster *c, double v[][RECOUNT_RANKS],
     return max;
 }
 
-/* Seconds of one layer, and its figures; together: all of the step's tokens at once (sampled), or
- * each by itself (fluid). */
+/* Adds the seconds of one layer, and its figures. sampled: an expert is active if it has a token.
+ */
 static void finish_layer(const struct place_problem *p, struct counts *n, double tokens,
                          bool sampled, bool traffic, struct score_scenario *ret)
 {
@@ -241,15 +241,33 @@ static void finish_layer(const struct place_problem *p, struct counts *n, double
     ret->active += busiest / p->layers;
 }
 
-/* A token of a scenario, and where it lives. */
-struct member {
-    uint32_t token, home;
-};
+void recount_step(const struct place_problem *p, const struct plan *plan, const struct trace *t,
+                  const struct recount_token *token, uint32_t n, struct score_scenario *ret,
+                  double loads[][RECOUNT_RANKS])
+{
+    double prob[TRACE_MAX_TOPK][RECOUNT_RANKS];
+
+    for (uint32_t l = 0; l < p->layers; l++) {
+        struct counts k = {0};
+
+        for (uint32_t i = 0; i < n; i++) {
+            const uint16_t *chosen = trace_at(t, token[i].token, l);
+            uint64_t position = token[i].token;
+
+            recount_serve(plan, &p->cluster, l, chosen, p->topk, token[i].home, &position, prob);
+            count_token(&k, &p->cluster, chosen, p->topk, prob, token[i].home, 1);
+        }
+        finish_layer(p, &k, n, true, true, ret);
+        for (uint32_t g = 0; g < p->cluster.ranks; g++)
+            for (uint32_t e = 0; e < p->experts; e++)
+                loads[l][g] += k.pairs[e][g];
+    }
+}
 
 /* Homes by load: all tokens. By affinity: prompts are prefilled at their load homes, what follows
  * is decoded where the document lives. */
 static uint32_t members(const struct place_problem *p, const struct place_scenario *s,
-                        const uint16_t *homes, struct member *ret, uint32_t *ret_prompts)
+                        const uint16_t *homes, struct recount_token *ret, uint32_t *ret_prompts)
 {
     const struct trace *t = s->trace;
     uint32_t n = 0;
@@ -264,7 +282,7 @@ static uint32_t members(const struct place_problem *p, const struct place_scenar
             bool in = p->homes == PLACE_HOMES_LOAD || (i < prompt) == (s->phase == PLACE_PREFILL);
 
             if (in)
-                ret[n++] = (struct member){t->doc[d] + i, homes ? homes[d] : 0};
+                ret[n++] = (struct recount_token){t->doc[d] + i, homes ? homes[d] : 0};
         }
         if (homes)
             ret_prompts[homes[d]] += (uint32_t)prompt;
@@ -287,8 +305,8 @@ static double kv_move(const struct place_problem *p, const uint32_t *prompts, ui
 }
 
 static void fluid_scenario(const struct place_problem *p, const struct place_scenario *s,
-                           const struct plan *plan, const struct member *m, uint32_t n, bool fixed,
-                           struct score_scenario *ret)
+                           const struct plan *plan, const struct recount_token *m, uint32_t n,
+                           bool fixed, struct score_scenario *ret)
 {
     const struct cluster *c = &p->cluster;
     double prob[TRACE_MAX_TOPK][RECOUNT_RANKS], before = 0;
@@ -348,14 +366,15 @@ static void shares_of(const struct place_problem *p, const struct place_scenario
 }
 
 static void sampled_scenario(const struct place_problem *p, const struct place_scenario *s,
-                             const struct plan *plan, const struct member *m, uint32_t n,
+                             const struct plan *plan, const struct recount_token *m, uint32_t n,
                              bool fixed, struct score_scenario *ret)
 {
     const struct cluster *c = &p->cluster;
     uint32_t held[RECOUNT_RANKS] = {0}, first[RECOUNT_RANKS], length[RECOUNT_RANKS];
-    uint32_t quota[RECOUNT_RANKS], before = 0, steps = 1;
+    uint32_t quota[RECOUNT_RANKS], before = 0, steps = 1, turns = 1;
     static uint32_t stream[RECOUNT_RANKS][4096];
-    double all[96][RECOUNT_RANKS] = {{0}}, prob[TRACE_MAX_TOPK][RECOUNT_RANKS];
+    static struct recount_token step[4096];
+    double all[PLACE_MAX_LAYERS][RECOUNT_RANKS] = {{0}};
     struct score_scenario sum = {0};
 
     for (uint32_t i = 0; fixed && i < n; i++)
@@ -377,25 +396,20 @@ static void sampled_scenario(const struct place_problem *p, const struct place_s
         while (quota[g] && steps * quota[g] < length[g])
             steps++;
     }
-    for (uint32_t i = 0; i < steps; i++) {
-        for (uint32_t l = 0; l < p->layers; l++) {
-            struct counts k = {0};
+    while (!fixed && turns < c->ranks && turns * n <= 16384)
+        turns++;
+    for (uint32_t i = 0; i < steps * turns; i++) {
+        uint32_t in = 0;
 
-            for (uint32_t g = 0; g < c->ranks; g++)
-                for (uint32_t j = 0; j < quota[g]; j++) {
-                    uint32_t at =
-                        s->phase == PLACE_PREFILL ? i * quota[g] + j : i + j * length[g] / quota[g];
-                    uint64_t position = stream[g][at % length[g]];
-                    const uint16_t *chosen = trace_at(s->trace, (uint32_t)position, l);
+        for (uint32_t g = 0; g < c->ranks; g++)
+            for (uint32_t j = 0; j < quota[g]; j++, in++) {
+                uint32_t at = s->phase == PLACE_PREFILL ? i / turns * quota[g] + j
+                                                        : i / turns + j * length[g] / quota[g];
 
-                    recount_serve(plan, c, l, chosen, p->topk, g, &position, prob);
-                    count_token(&k, c, chosen, p->topk, prob, g, 1);
-                }
-            finish_layer(p, &k, s->tokens, true, true, &sum);
-            for (uint32_t g = 0; g < c->ranks; g++)
-                for (uint32_t e = 0; e < p->experts; e++)
-                    all[l][g] += k.pairs[e][g];
-        }
+                step[in] =
+                    (struct recount_token){stream[g][at % length[g]], (g + i % turns) % c->ranks};
+            }
+        recount_step(p, plan, s->trace, step, in, &sum, all);
     }
     for (uint32_t l = 0; l < p->layers; l++) {
         double most = 0, total = 0;
@@ -407,13 +421,14 @@ static void sampled_scenario(const struct place_problem *p, const struct place_s
         ret->load += most * c->ranks / total / p->layers;
         ret->load_worst = fmax(ret->load_worst, most * c->ranks / total);
     }
-    ret->terms = (struct step_terms){sum.terms.dense / steps, sum.terms.dispatch / steps,
-                                     sum.terms.compute / steps, sum.terms.combine / steps};
-    ret->straggler = sum.straggler / steps;
-    ret->active = sum.active / steps;
-    ret->ranks = sum.ranks / steps;
-    ret->remote = sum.remote / steps;
-    ret->local = sum.local / steps;
+    ret->terms = (struct step_terms){
+        sum.terms.dense / (steps * turns), sum.terms.dispatch / (steps * turns),
+        sum.terms.compute / (steps * turns), sum.terms.combine / (steps * turns)};
+    ret->straggler = sum.straggler / (steps * turns);
+    ret->active = sum.active / (steps * turns);
+    ret->ranks = sum.ranks / (steps * turns);
+    ret->remote = sum.remote / (steps * turns);
+    ret->local = sum.local / (steps * turns);
     ret->steps = steps;
 }
 
@@ -444,7 +459,7 @@ double recount_migration(const struct cluster *c, const struct plan *from, const
 void recount_score(const struct place_problem *p, const struct plan *plan,
                    enum score_evaluation how, uint16_t *const *homes, struct score *ret)
 {
-    static struct member m[4096];
+    static struct recount_token m[4096];
 
     memset(ret, 0, sizeof *ret);
     for (uint32_t i = 0; i < p->scenarios; i++) {

@@ -14,6 +14,15 @@
 void recount_serve(const struct plan *plan, const struct cluster *c, uint32_t layer,
                    const uint16_t *chosen, uint32_t topk, uint32_t home, const uint64_t *position,
                    double prob[][RECOUNT_RANKS]);
+/* A token of a trace, and where it lives. */
+struct recount_token {
+    uint32_t token, home;
+};
+
+/* Adds a step's terms and figures (load as straggler), and its token-expert pairs. */
+void recount_step(const struct place_problem *p, const struct plan *plan, const struct trace *t,
+                  const struct recount_token *token, uint32_t n, struct score_scenario *ret,
+                  double loads[][RECOUNT_RANKS]);
 /* The J of score_plan and all that leads there. homes: of each scenario's documents, [documents],
  * or NULL: by load. */
 void recount_score(const struct place_problem *p, const struct plan *plan,

@@ -142,7 +142,7 @@ static void end_world(struct world *w)
     plan_done(&w->from);
 }
 
-/* By hand, rather than with place_fits. */
+/* The same by hand. */
 static void check_fits(const struct place_problem *p, const struct plan *plan)
 {
     uint32_t used[3][PLAN_MAX_RANKS] = {{0}};
@@ -183,13 +183,31 @@ static void check_same(const struct plan *a, const struct plan *b)
         assert_memory_equal(a->share, b->share, a->start[pairs] * sizeof *a->share);
 }
 
+/* Stops after so many questions: the same each time. */
+static bool out_of_patience(void *user)
+{
+    uint32_t *left = user;
+
+    if (*left)
+        --*left;
+    return !*left;
+}
+
+static int solve(const struct place_method *m, const struct place_problem *p, uint64_t seed,
+                 struct place_result *ret, struct mt_err *err)
+{
+    uint32_t left = 1 + (uint32_t)(seed % 40);
+    struct place_run run = {.seed = seed, .iterations = 60, .stop = out_of_patience, .user = &left};
+
+    return m->solve(p, &run, ret, err);
+}
+
 /* Whether the method had an answer. */
 static bool check_method(const struct place_method *m, const struct place_problem *p, uint64_t seed)
 {
-    struct place_run run = {.seed = seed, .iterations = 60};
     struct place_result got = {0}, again = {0};
     struct mt_err err = {0};
-    int rc = m->solve(p, &run, &got, &err);
+    int rc = solve(m, p, seed, &got, &err);
 
     if (rc) {
         if (rc != MT_EUNSUPPORTED)
@@ -197,6 +215,7 @@ static bool check_method(const struct place_method *m, const struct place_proble
         assert_true(strlen(err.text) > 10);
         return false;
     }
+    assert_int_equal(place_fits(p, &got.plan, NULL), 0);
     check_fits(p, &got.plan);
     assert_string_equal(got.method, m->name);
     assert_true(isfinite(got.objective) && got.objective >= 0);
@@ -206,7 +225,7 @@ static bool check_method(const struct place_method *m, const struct place_proble
         assert_true(got.bound <= got.objective * (1 + 1e-9));
     assert_non_null(memchr(got.note, 0, sizeof got.note));
     if (seed % 4 == 0) {
-        assert_int_equal(m->solve(p, &run, &again, NULL), 0);
+        assert_int_equal(solve(m, p, seed, &again, NULL), 0);
         check_same(&got.plan, &again.plan);
         assert_true(got.objective == again.objective);
         plan_done(&again.plan);
@@ -220,7 +239,7 @@ static void test_random_problems(void **unused)
     uint32_t answers[32] = {0};
 
     (void)unused;
-    for (uint32_t round = 0; round < 3000; round++) {
+    for (uint32_t round = 0; round < 2000; round++) {
         struct random r = {round};
         struct world w;
 
@@ -234,12 +253,13 @@ static void test_random_problems(void **unused)
             w.p.from = &w.from;
             w.p.horizon = 1e6;
         }
+        w.p.semantics = round % 6 ? PLACE_HOME : PLACE_FLOW;
         for (uint32_t m = 0; PLACE_METHODS[m].name && m < 32; m++)
             answers[m] += check_method(&PLACE_METHODS[m], &w.p, round);
         end_world(&w);
     }
     for (uint32_t m = 0; PLACE_METHODS[m].name && m < 32; m++)
-        if (answers[m] < 500)
+        if (answers[m] < 300)
             fail_msg("%s: refused nearly everything", PLACE_METHODS[m].name);
 }
 

@@ -43,6 +43,24 @@ static struct plan random_plan(uint32_t **ret_held)
     return p;
 }
 
+/* Fractions of 1/64, or an even split. */
+static void random_shares(struct plan *p)
+{
+    size_t pairs = (size_t)p->layers * p->experts;
+
+    p->share = calloc((size_t)p->start[pairs] + 1, sizeof *p->share);
+    for (size_t i = 0; i < pairs; i++) {
+        uint32_t n = p->start[i + 1] - p->start[i], left = 64, even = below(2);
+
+        for (uint32_t k = p->start[i]; k < p->start[i + 1]; k++) {
+            uint32_t part = k + 1 < p->start[i + 1] ? below(left + 1) : left;
+
+            p->share[k] = even ? (float)(1. / n) : (float)part / 64;
+            left -= part;
+        }
+    }
+}
+
 static void assert_equal(const struct plan *a, const struct plan *b)
 {
     size_t pairs = (size_t)a->layers * a->experts;
@@ -52,6 +70,9 @@ static void assert_equal(const struct plan *a, const struct plan *b)
     assert_int_equal(a->ranks, b->ranks);
     assert_memory_equal(a->start, b->start, (pairs + 1) * sizeof *a->start);
     assert_memory_equal(a->rank, b->rank, a->start[pairs] * sizeof *a->rank);
+    assert_int_equal(!a->share, !b->share);
+    if (a->share)
+        assert_memory_equal(a->share, b->share, a->start[pairs] * sizeof *a->share);
 }
 
 static void test_round_trip(void **unused)
@@ -66,6 +87,8 @@ static void test_round_trip(void **unused)
         FILE *out = open_memstream(&text, &len);
 
         p = random_plan(&held);
+        if (round % 3 == 0)
+            random_shares(&p);
         assert_int_equal(plan_write(out, &p, round % 2 ? "{\"by\": [1]}" : NULL, &err), 0);
         fclose(out);
         if (plan_parse(text, len, "text", &q, &err))
@@ -116,6 +139,23 @@ static void test_contiguous(void **unused)
     plan_done(NULL);
 }
 
+#define SPLIT(split) \
+    "{\"layers\":1,\"experts\":2,\"ranks\":2,\"copies\":[[[0],[0,1]]],\"split\":" split "}"
+
+static void test_split(void **unused)
+{
+    static const char text[] = SPLIT("[[[],[0.2501,0.7504]]]");
+    struct plan p;
+    struct mt_err err;
+
+    (void)unused;
+    assert_int_equal(plan_parse(text, sizeof text - 1, "f", &p, &err), 0);
+    assert_true(p.share[0] == 1);
+    assert_true(p.share[1] + p.share[2] > 1 - 1e-6f && p.share[1] + p.share[2] < 1 + 1e-6f);
+    assert_true(p.share[1] > 0.2499f && p.share[1] < 0.2501f);
+    plan_done(&p);
+}
+
 static void test_refused(void **unused)
 {
     static const struct {
@@ -154,6 +194,20 @@ static void test_refused(void **unused)
          "f: copies: layer 0, expert 0: expected a rank below 2, found -1"},
         {"{\"layers\":1,\"experts\":2,\"ranks\":2,\"copies\":[[[0],[1,1]]]}",
          "f: copies: layer 0, expert 1: expected distinct ranks, found rank 1 twice"},
+        {SPLIT("7"), "f: split: expected an array, found an integer"},
+        {SPLIT("[]"), "f: split: expected 1 layers, found 0"},
+        {SPLIT("[[[]]]"), "f: split: layer 0: expected 2 experts, found 1"},
+        {SPLIT("[[[],1]]"),
+         "f: split: layer 0, expert 1: expected [] or an array of 2 fractions, found an integer "
+         "of 0"},
+        {SPLIT("[[[],[1]]]"),
+         "f: split: layer 0, expert 1: expected [] or an array of 2 fractions, found an array of "
+         "1"},
+        {SPLIT("[[[1],[0.5,\"\"]]]"),
+         "f: split: layer 0, expert 1: expected fractions 0 to 1, found a string 0"},
+        {SPLIT("[[[1],[1.5,-0.5]]]"),
+         "f: split: layer 0, expert 1: expected fractions 0 to 1, found a real number 1.5"},
+        {SPLIT("[[[1],[0.5,0.4]]]"), "f: split: layer 0, expert 1: expected a sum of 1, found 0.9"},
     };
     struct plan p = {.layers = 77};
     struct mt_err err;
@@ -204,9 +258,8 @@ static void test_files(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_contiguous),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_contiguous),
+        cmocka_unit_test(test_split),      cmocka_unit_test(test_refused),
         cmocka_unit_test(test_files),
     };
 
