@@ -10,6 +10,8 @@
 #include "placement/score.h"
 
 #define ROUNDS 4           /* walks, each finer than the last */
+#define MAX_WINDOWS 100    /* of one walk */
+#define COARSE 6           /* a gap of so many steps is not the step's fault */
 #define WIDEST 0.012       /* of the layer's cost: the least step of the first walk */
 #define FINER 0.4          /* of the next walk's step */
 #define FIRST_NODES 1000000 /* of one exact pricing in the first walk */
@@ -20,6 +22,8 @@
 struct walk {
     uint32_t layer, size, round;
     bool done, exact;
+    bool cut; /* a search of this walk was cut short */
+    uint32_t windows; /* of this walk */
     double best;   /* the layer's cost in the best plan, or of a plan that was made */
     double naive;  /* a bound that needs no programme */
     double proven; /* by finished walks */
@@ -210,15 +214,32 @@ static int start_walk(struct walk *w, struct master *m, const struct place_probl
     return 0;
 }
 
+/* The least step of the walk: of max_g C, and of the target when it gives way. */
+static double least_step(const struct walk *w)
+{
+    double least = WIDEST * w->best;
+
+    for (uint32_t i = 0; i < w->round; i++)
+        least *= FINER;
+    return least;
+}
+
+/* What is proven when the walk has come down to the floor; then a finer one, unless that would not
+ * change much. */
 static void next_round(struct walk *w)
 {
+    double gap;
+
     w->proven = larger(w->proven, w->target);
-    w->round++;
-    w->done = w->round >= ROUNDS || w->proven >= w->best * (1 - 1e-9);
+    gap = w->best - w->proven;
+    w->done = ++w->round >= ROUNDS || gap <= w->best * 1e-9 ||
+              (!w->cut && gap > COARSE * least_step(w) / FINER);
     w->target = w->best;
     w->high = 1e300;
     w->drop = 0;
-    w->width *= FINER;
+    w->cut = false;
+    w->windows = 0;
+    w->width = least_step(w);
 }
 
 static double walk_value(const struct walk *w)
@@ -234,13 +255,11 @@ static int step(struct walk *w, const struct place_problem *p, const struct cove
                 struct master *m, struct mt_err *reterr)
 {
     uint32_t ranks = p->cluster.ranks;
-    double slack = 1e-12 * w->total, low = w->floor, least = WIDEST * w->best, reach, sum;
+    double slack = 1e-12 * w->total, low = w->floor, least = least_step(w), reach, sum;
     struct pricing_window win = {.least = -1e300, .most = 1e300, .cap = 1e300};
     double before = w->high;
     int rc;
 
-    for (uint32_t i = 0; i < w->round; i++)
-        least *= FINER;
     if (w->high < 1e200) {
         low = larger(w->floor, w->high - w->width);
         win.most = w->high + slack;
@@ -252,6 +271,7 @@ static int step(struct walk *w, const struct place_problem *p, const struct cove
     if (rc || stopped(m->run))
         return rc;
     sum /= ranks;
+    w->cut |= m->aborted > 0;
     if (low <= w->floor && w->target >= w->best)
         w->vectors = larger(w->vectors, sum);
     reach = w->target - w->constant - c->scale * larger(sum, w->vectors);
@@ -271,6 +291,8 @@ static int step(struct walk *w, const struct place_problem *p, const struct cove
         w->drop = 0;
     if (w->high <= w->floor * (1 + 1e-12))
         next_round(w);
+    else if (++w->windows >= MAX_WINDOWS)
+        w->done = true;
     return 0;
 }
 
