@@ -4,7 +4,7 @@
 #include <string.h>
 
 #define ASK_EVERY 1024  /* nodes between two questions whether to stop */
-#define OVERLAP_DEPTH 3 /* pairs are counted anew on what is uncovered down to this depth */
+#define OVERLAP_DEPTH 2 /* pairs are counted anew on what is uncovered down to this depth */
 #define SLACK 1e-9      /* rounding of sums of f and C */
 
 /* What a node of the tree knows of the experts that may join the set. Overlaps are inherited from
@@ -14,7 +14,7 @@ struct pricing_level {
     uint16_t expert[PLACE_MAX_EXPERTS]; /* [n], the most promising first */
     double *gain;                       /* [experts] f of what is not covered yet */
     double *least;                      /* [experts] at least what it adds to f */
-    double *bound;                      /* [experts] ... to the reduced cost and the slope's part */
+    double *bound;                      /* [experts] ... to the reduced cost */
     float *pair;                        /* [experts][experts] overlap of what is not covered */
     float *half;                        /* [experts][size]: half of the largest k overlaps */
     uint32_t pairs_at;                  /* the level whose pair and half are in force */
@@ -176,39 +176,35 @@ static double share_bound(double gain, double half, uint32_t others)
 static void bound_gains(struct pricing *p, uint32_t depth, uint32_t left)
 {
     struct pricing_level *l = &p->level[depth], *from = &p->level[l->pairs_at];
-    const double *compute = p->cover->compute;
 
     for (uint32_t i = 0; i < l->n; i++) {
         uint16_t e = l->expert[i];
         double half = from->half[(size_t)e * (p->size + 1) + left - 1];
 
         l->least[e] = share_bound(l->gain[e], half, left - 1);
-        l->bound[e] = l->least[e] - p->pi[e] + p->slope * compute[e];
+        l->bound[e] = l->least[e] - p->pi[e];
     }
 }
 
-/* Whether f can stay below the cap: the `left` experts that add the least. */
-static bool below_cap(const struct pricing *p, const struct partial *s, uint32_t left)
+/* The `left` smallest of value[e] over the level's experts, together; sign -1: the largest, negated. */
+static double least_sum(const struct pricing_level *l, const double *value, double sign,
+                        uint32_t left)
 {
-    const struct pricing_level *l = &p->level[s->depth];
-    double sum = s->covered + p->cap_slope * (s->compute - p->cap_edge);
-    double least[PRICING_MAX_SIZE];
-    uint32_t n = 0;
+    double least[PRICING_MAX_SIZE] = {0}, sum = 0;
 
     for (uint32_t i = 0; i < l->n; i++) {
-        uint16_t e = l->expert[i];
-        double v = l->least[e] + p->cap_slope * p->cover->compute[e];
-        uint32_t at = n < left ? n++ : left - 1;
+        double v = sign * value[l->expert[i]];
+        uint32_t at = i < left ? i : left - 1;
 
-        if (at == left - 1 && n == left && i >= left && least[at] <= v)
+        if (i >= left && least[at] <= v)
             continue;
         for (; at > 0 && least[at - 1] > v; at--)
             least[at] = least[at - 1];
         least[at] = v;
     }
-    for (uint32_t i = 0; i < n; i++)
+    for (uint32_t i = 0; i < left && i < l->n; i++)
         sum += least[i];
-    return sum <= p->window.cap;
+    return sum;
 }
 
 /* Sorts by bound, drops experts that no good set contains; returns false if nothing is left. With
@@ -217,7 +213,7 @@ static bool below_cap(const struct pricing *p, const struct partial *s, uint32_t
 static bool sift(struct pricing *p, const struct partial *s, uint32_t left)
 {
     struct pricing_level *l = &p->level[s->depth];
-    double others = s->cost + p->slope * (s->compute - p->edge);
+    double others = s->cost;
 
     if (l->n < left)
         return false;
@@ -239,21 +235,15 @@ static bool sift(struct pricing *p, const struct partial *s, uint32_t left)
     return true;
 }
 
-/* Whether C of a set with these candidates can be in the window: with the least and the most that
- * any of them could add. */
+/* Whether C can be in the window and f below the cap, whatever joins. */
 static bool within_reach(const struct pricing *p, const struct partial *s, uint32_t left)
 {
     const struct pricing_level *l = &p->level[s->depth];
     const double *compute = p->cover->compute;
-    double low = 1e300, high = 0;
 
-    for (uint32_t i = 0; i < l->n; i++) {
-        double c = compute[l->expert[i]];
-
-        low = c < low ? c : low;
-        high = c > high ? c : high;
-    }
-    return s->compute + left * low <= p->window.most && s->compute + left * high >= p->window.least;
+    return s->covered + least_sum(l, l->least, 1, left) <= p->window.cap &&
+           s->compute + least_sum(l, compute, 1, left) <= p->window.most &&
+           s->compute - least_sum(l, compute, -1, left) >= p->window.least;
 }
 
 static void count_gains(struct pricing *p, uint32_t depth)
@@ -342,7 +332,7 @@ static void branch(struct pricing *p, struct partial *s, uint32_t i)
 static bool promising(struct pricing *p, const struct partial *s, uint32_t left)
 {
     bound_gains(p, s->depth, left);
-    return below_cap(p, s, left) && sift(p, s, left);
+    return sift(p, s, left) && within_reach(p, s, left);
 }
 
 static void grow(struct pricing *p, struct partial *s)
@@ -358,7 +348,7 @@ static void grow(struct pricing *p, struct partial *s)
         finish(p, s);
         return;
     }
-    if (l->n < left || !within_reach(p, s, left) || !promising(p, s, left))
+    if (l->n < left || !promising(p, s, left))
         return;
     if (s->depth > 0) {
         uncover(p, s);
@@ -369,7 +359,7 @@ static void grow(struct pricing *p, struct partial *s)
             return;
     }
     for (uint32_t i = 0; i + left <= l->n; i++) {
-        double sum = s->cost + p->slope * (s->compute - p->edge);
+        double sum = s->cost;
 
         for (uint32_t k = 0; k < left; k++)
             sum += l->bound[l->expert[i + k]];
@@ -384,58 +374,6 @@ static void grow(struct pricing *p, struct partial *s)
     }
 }
 
-/* The root's bound of the sum of least[] + slope C - weight pi over the best `size` experts. */
-static double root_bound(const struct pricing *p, double slope, double edge, double weight)
-{
-    const struct pricing_level *l = &p->level[0];
-    double best[PRICING_MAX_SIZE], sum = -slope * edge;
-    uint32_t n = 0;
-
-    for (uint32_t e = 0; e < p->cover->experts; e++) {
-        double v = l->least[e] + slope * p->cover->compute[e] - weight * p->pi[e];
-        uint32_t at = n < p->size ? n++ : p->size - 1;
-
-        if (e >= p->size && best[at] <= v)
-            continue;
-        for (; at > 0 && best[at - 1] > v; at--)
-            best[at] = best[at - 1];
-        best[at] = v;
-    }
-    for (uint32_t i = 0; i < n; i++)
-        sum += best[i];
-    return sum;
-}
-
-/* The slope, either way, that bounds best at the root. */
-static void choose_slope(const struct pricing *p, double weight, double *ret_slope,
-                         double *ret_edge)
-{
-    static const double STEPS[] = {-4,  -3,   -2,  -1.5, -1.2, -1,  -0.8, -0.6, -0.4, -0.2,
-                                   0.2, 0.4, 0.6, 0.8,  1,    1.2, 1.5,  2,    3,    4};
-    const struct pricing_level *l = &p->level[0];
-    double gain = 0, compute = 0, best;
-
-    *ret_slope = *ret_edge = 0;
-    best = root_bound(p, 0, 0, weight);
-    for (uint32_t e = 0; e < p->cover->experts; e++) {
-        gain += l->gain[e];
-        compute += p->cover->compute[e];
-    }
-    for (uint32_t i = 0; i < sizeof STEPS / sizeof *STEPS && compute > 0; i++) {
-        double slope = STEPS[i] * gain / compute, v;
-        double edge = slope > 0 ? p->window.most : p->window.least;
-
-        if (p->window.most > 1e200) /* no window */
-            return;
-        v = root_bound(p, slope, edge, weight);
-        if (v > best) {
-            best = v;
-            *ret_slope = slope;
-            *ret_edge = edge;
-        }
-    }
-}
-
 double pricing_exact(struct pricing *p, const double *pi, double limit)
 {
     struct pricing_level *l = &p->level[0];
@@ -447,7 +385,6 @@ double pricing_exact(struct pricing *p, const double *pi, double limit)
     p->aborted = false;
     p->nodes = 0;
     p->found = 0;
-    p->slope = p->edge = p->cap_slope = p->cap_edge = 0;
     l->n = p->cover->experts;
     l->pairs_at = 0;
     for (uint32_t e = 0; e < l->n; e++)
@@ -456,8 +393,7 @@ double pricing_exact(struct pricing *p, const double *pi, double limit)
     count_gains(p, 0);
     count_pairs(p, 0);
     bound_gains(p, 0, p->size);
-    choose_slope(p, 1, &p->slope, &p->edge);
-    choose_slope(p, 0, &p->cap_slope, &p->cap_edge);
+
     grow(p, &s);
     return (p->limit < p->frontier ? p->limit : p->frontier) - SLACK;
 }

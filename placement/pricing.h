@@ -24,10 +24,6 @@ struct pricing {
     struct pricing_window window;
     const double *pi;  /* [experts]; borrowed */
     double limit;      /* only sets of reduced cost below it are wanted */
-    /* What a window's edge costs per unit of C, so that sets beyond it look dear: a set inside costs
-     * at least its cost + slope * (C - edge), since the second term is not positive there. For the
-     * reduced cost, and for f alone, which is held against the cap. */
-    double slope, edge, cap_slope, cap_edge;
     uint64_t nodes;    /* of the tree so far */
     uint64_t max_nodes;
     uint32_t enough; /* ends when it has found as many; 0: never */
