@@ -9,29 +9,29 @@
 #include "placement/master.h"
 #include "placement/score.h"
 
-#define ROUNDS 4           /* walks, each finer than the last */
-#define MAX_WINDOWS 100    /* of one walk */
-#define COARSE 6           /* a gap of so many steps is not the step's fault */
-#define WIDEST 0.012       /* of the layer's cost: the least step of the first walk */
-#define FINER 0.4          /* of the next walk's step */
+#define ROUNDS 4            /* walks, each finer than the last */
+#define MAX_WINDOWS 300     /* of one walk */
+#define COARSE 6            /* a gap of so many steps is not the step's fault */
+#define WIDEST 0.012        /* of the layer's cost: the least step of the first walk */
+#define FINER 0.4           /* of the next walk's step */
 #define FIRST_NODES 1000000 /* of one exact pricing in the first walk */
 #define MORE_NODES 6
 
-/* One layer's walk: what max_g C(S_g) may be, from above. No plan cheaper than `target` has it above
- * `high`; the target gives way where the programme's answer does not reach it. */
+/* One layer's walk: what max_g C(S_g) may be, from above. No plan cheaper than `target` has it
+ * above `high`; the target gives way where the programme's answer does not reach it. */
 struct walk {
     uint32_t layer, size, round;
     bool done, exact;
-    bool cut; /* a search of this walk was cut short */
+    bool cut;         /* a search of this walk was cut short */
     uint32_t windows; /* of this walk */
-    double best;   /* the layer's cost in the best plan, or of a plan that was made */
-    double naive;  /* a bound that needs no programme */
-    double proven; /* by finished walks */
-    double floor;  /* of max_g C(S_g) */
-    double total;  /* sum of C over experts */
+    double best;      /* the layer's cost in the best plan, or of a plan that was made */
+    double naive;     /* a bound that needs no programme */
+    double proven;    /* by finished walks */
+    double floor;     /* of max_g C(S_g) */
+    double total;     /* sum of C over experts */
     double constant, scale;
     double target, high, width;
-    double drop; /* of the target, last */
+    double drop;    /* of the target, last */
     double vectors; /* at least this mean of f in any plan cheaper than `best` */
     struct master_pool pool;
 };
@@ -124,8 +124,8 @@ static double busiest_shared(const struct place_problem *p, const struct place_s
 static int naive_bound(const struct place_problem *p, const struct cover *c, uint32_t layer,
                        double *ret, struct mt_err *reterr)
 {
-    double *load = calloc(p->experts, sizeof *load), sum = c->constant;
-    uint32_t slots = 1, ranks = p->cluster.ranks;
+    double *load = calloc(p->experts + 1u, sizeof *load), sum = c->constant;
+    uint32_t slots = 1, ranks = p->cluster.ranks, touched;
 
     if (!load)
         return mt_error(reterr, MT_ENOMEM, "bound: no memory for %u experts", p->experts);
@@ -146,7 +146,8 @@ static int naive_bound(const struct place_problem *p, const struct cover *c, uin
         sum += seconds * of->share / of->tokens;
     }
     free(load);
-    *ret = sum + c->scale * ((p->topk + slots - 1) / slots) / ranks;
+    touched = (p->topk + slots - 1) / slots;
+    *ret = sum + c->scale * touched / ranks;
     return 0;
 }
 
@@ -232,10 +233,11 @@ static void next_round(struct walk *w)
 
     w->proven = larger(w->proven, w->target);
     gap = w->best - w->proven;
+    w->exact = w->target >= w->best; /* nothing is cheaper */
     w->done = ++w->round >= ROUNDS || gap <= w->best * 1e-9 ||
               (!w->cut && gap > COARSE * least_step(w) / FINER);
     w->target = w->best;
-    w->high = 1e300;
+    w->high = w->high_first;
     w->drop = 0;
     w->cut = false;
     w->windows = 0;
@@ -250,27 +252,40 @@ static double walk_value(const struct walk *w)
     return larger(larger(w->proven, w->naive), half);
 }
 
-/* One window. */
-static int step(struct walk *w, const struct place_problem *p, const struct cover *c,
-                struct master *m, struct mt_err *reterr)
+/* The next window, and what the sum of f must be for it to be closed (0: as much as can be proven).
+ */
+static struct pricing_window next_window(const struct walk *w, const struct cover *c,
+                                         uint32_t ranks, double *ret_low, double *ret_enough)
 {
-    uint32_t ranks = p->cluster.ranks;
-    double slack = 1e-12 * w->total, low = w->floor, least = least_step(w), reach, sum;
     struct pricing_window win = {.least = -1e300, .most = 1e300, .cap = 1e300};
-    double before = w->high;
-    int rc;
+    double slack = 1e-12 * w->total, low = w->floor;
 
+    *ret_enough = 0;
     if (w->high < 1e200) {
-        low = larger(w->floor, w->high - w->width);
+        low = w->high - w->width;
+        if (low < w->floor + least_step(w) / 2) /* no sliver is left: those are dear */
+            low = w->floor;
         win.most = w->high + slack;
         win.least = w->total - (ranks - 1) * win.most - slack;
+        /* A little more than closes the window, for rounding. */
+        *ret_enough = larger(w->target - w->constant - low, 0) / c->scale * ranks + 1e-7;
     }
     if (c->cap_scale > 0)
         win.cap = (w->target - w->constant - low) / c->cap_scale * (1 + 1e-12);
-    rc = master_bound(m, &win, least / 4 / c->scale * ranks, &sum, reterr);
+    *ret_low = low;
+    return win;
+}
+
+/* One window. */
+static int step(struct walk *w, const struct cover *c, struct master *m, struct mt_err *reterr)
+{
+    double least = least_step(w), before = w->high, low, enough, reach, sum;
+    struct pricing_window win = next_window(w, c, m->ranks, &low, &enough);
+    int rc = master_bound(m, &win, least / 4 / c->scale * m->ranks, enough, &sum, reterr);
+
     if (rc || stopped(m->run))
         return rc;
-    sum /= ranks;
+    sum /= m->ranks;
     w->cut |= m->aborted > 0;
     if (low <= w->floor && w->target >= w->best)
         w->vectors = larger(w->vectors, sum);
@@ -281,7 +296,7 @@ static int step(struct walk *w, const struct place_problem *p, const struct cove
     } else if (reach <= w->high - least) {
         w->width = larger(least, w->high < 1e200 ? (w->high - reach) : w->width);
         w->high = reach;
-    } else if (w->high - low > least * 1.001) { /* a narrower window has a lower cap */
+    } else if (w->width > least * 1.001) { /* a narrower window has a lower cap */
         w->width = larger(least, w->width / 4);
     } else { /* the target is out of reach here: less, at most until the mean closes the window */
         w->drop = larger(least, 2 * w->drop);
@@ -289,10 +304,13 @@ static int step(struct walk *w, const struct place_problem *p, const struct cove
     }
     if (w->high < before)
         w->drop = 0;
-    if (w->high <= w->floor * (1 + 1e-12))
+    if (w->target >= w->best)
+        w->high_first = w->high;
+    if (w->high <= w->floor * (1 + 1e-12)) {
         next_round(w);
-    else if (++w->windows >= MAX_WINDOWS)
-        w->done = true;
+        return 0;
+    }
+    w->done = ++w->windows >= MAX_WINDOWS;
     return 0;
 }
 
@@ -310,7 +328,7 @@ static int advance(struct walk *w, const struct place_problem *p, const struct p
     m.max_nodes = FIRST_NODES;
     for (uint32_t i = 0; i < w->round; i++)
         m.max_nodes *= MORE_NODES;
-    rc = step(w, p, &c, &m, reterr);
+    rc = step(w, &c, &m, reterr);
     cover_done(&c);
     return rc;
 }
@@ -320,7 +338,7 @@ static int advance(struct walk *w, const struct place_problem *p, const struct p
 static int begin_exact(struct walk *w, const struct place_problem *p, const struct place_run *run,
                        struct mt_err *reterr)
 {
-    struct exact_layer e;
+    struct exact_layer e = {.optimal = false};
     int rc = exact_layer(p, w->layer, run, &e, NULL, reterr);
 
     if (rc)
@@ -337,7 +355,7 @@ static int price_plan(struct walk *w, const struct place_problem *p, const struc
                       const struct plan *best, struct mt_err *reterr)
 {
     struct master m = {.cover = c, .ranks = p->cluster.ranks, .size = w->size, .pool = &w->pool};
-    uint16_t *rank = calloc(p->experts, sizeof *rank);
+    uint16_t *rank = calloc(p->experts + 1u, sizeof *rank);
     int rc = 0;
 
     if (!rank)
@@ -355,10 +373,11 @@ static int begin(struct walk *w, const struct place_problem *p, uint32_t layer, 
                  const struct plan *best, const struct place_run *run, struct mt_err *reterr)
 {
     struct cover c;
+    uint32_t touched;
     double *cost;
     int rc;
 
-    *w = (struct walk){.layer = layer, .size = equal_size(p), .high = 1e300};
+    *w = (struct walk){.layer = layer, .size = equal_size(p), .high = 1e300, .high_first = 1e300};
     if (exactly && !exact_refuses(p) && all_slots(p) == p->experts)
         return begin_exact(w, p, run, reterr);
     rc = cover_new(p, layer, &c, reterr);
@@ -368,7 +387,7 @@ static int begin(struct walk *w, const struct place_problem *p, uint32_t layer, 
     w->scale = c.scale;
     w->done = c.scale <= 0 || !w->size || w->size > PRICING_MAX_SIZE || p->cluster.ranks < 2;
     rc = naive_bound(p, &c, layer, &w->naive, reterr);
-    cost = calloc(p->experts, sizeof *cost);
+    cost = calloc(p->experts + 1u, sizeof *cost);
     if (!rc && !cost)
         rc = mt_error(reterr, MT_ENOMEM, "bound: no memory for %u experts", p->experts);
     for (uint32_t e = 0; e < p->experts && !rc; e++)
@@ -376,7 +395,8 @@ static int begin(struct walk *w, const struct place_problem *p, uint32_t layer, 
     if (!rc && !w->done) {
         w->floor = busiest(p, cost);
         rc = price_plan(w, p, &c, best, reterr);
-        w->vectors = (double)((p->topk + w->size - 1) / w->size) / p->cluster.ranks;
+        touched = (p->topk + w->size - 1) / w->size;
+        w->vectors = (double)touched / p->cluster.ranks;
         w->target = w->best;
         w->width = WIDEST * w->best;
     }
@@ -468,8 +488,8 @@ static int solve_layers(struct walk *w, const struct place_problem *p, const str
     return rc;
 }
 
-int bound_solve(const struct place_problem *p, const struct plan *best,
-                const struct place_run *run, struct bound *ret, struct mt_err *reterr)
+int bound_solve(const struct place_problem *p, const struct plan *best, const struct place_run *run,
+                struct bound *ret, struct mt_err *reterr)
 {
     struct walk *w;
     int rc;

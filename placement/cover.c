@@ -185,8 +185,8 @@ double cover_of(const struct cover *c, const uint16_t *expert, uint32_t n, uint6
     return cover_part(c, scratch);
 }
 
-void cover_overlaps(const struct cover *c, const uint64_t *bits, const uint16_t *expert,
-                    uint32_t n, double *ret)
+void cover_overlaps(const struct cover *c, const uint64_t *bits, const uint16_t *expert, uint32_t n,
+                    double *ret)
 {
     uint32_t count[PLACE_MAX_EXPERTS];
 

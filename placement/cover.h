@@ -29,7 +29,7 @@ double cover_part(const struct cover *c, const uint64_t *bits);
 /* f of a set; scratch [words] */
 double cover_of(const struct cover *c, const uint16_t *expert, uint32_t n, uint64_t *scratch);
 /* ret[k] = f of the tokens in `bits` that choose expert[k] */
-void cover_overlaps(const struct cover *c, const uint64_t *bits, const uint16_t *expert,
-                    uint32_t n, double *ret);
+void cover_overlaps(const struct cover *c, const uint64_t *bits, const uint16_t *expert, uint32_t n,
+                    double *ret);
 
 #endif

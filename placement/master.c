@@ -26,7 +26,7 @@ static int make_room(struct master_pool *p, struct mt_err *reterr)
 
     if (p->n < p->room)
         return 0;
-    expert = realloc(p->expert, room * p->size * sizeof *expert);
+    expert = realloc(p->expert, (room * p->size + 1) * sizeof *expert);
     if (expert)
         p->expert = expert;
     f = realloc(p->f, room * sizeof *f);
@@ -95,13 +95,14 @@ struct work {
     const struct pricing_window *w;
     struct lp *lp;
     struct pricing pricing;
-    uint32_t taken;    /* of the pool: those before are in the programme, if the window has them */
-    uint32_t *column;  /* [pool's room] of the programme's columns after the artificial ones */
+    uint32_t taken;   /* of the pool: those before are in the programme, if the window has them */
+    uint32_t *column; /* [pool's room] of the programme's columns after the artificial ones */
     uint32_t columns, column_room;
-    double *dual;      /* [experts + 1] */
+    double *dual; /* [experts + 1] */
     double *primal;
     uint32_t primal_room;
     double objective;
+    double precision, enough; /* of master_bound */
 };
 
 static bool in_window(const struct work *k, uint32_t i)
@@ -148,7 +149,8 @@ static int work_new(struct work *k, struct mt_err *reterr)
 {
     uint32_t experts = k->m->cover->experts;
     enum lp_row *type = calloc(experts + 1, sizeof *type);
-    double *rhs = calloc(experts + 1, sizeof *rhs), one = 1;
+    double *rhs = calloc(experts + 1, sizeof *rhs);
+    const double one = 1;
     int rc;
 
     k->dual = calloc(experts + 1, sizeof *k->dual);
@@ -199,8 +201,8 @@ static int solve(struct work *k, bool *ret_solved, struct mt_err *reterr)
         if (!k->primal)
             return mt_error(reterr, MT_ENOMEM, "bound: no memory for %u columns", k->primal_room);
     }
-    rc = lp_solve(k->lp, LP_INFINITY, run ? run->stop : NULL, run ? run->user : NULL, 0, &r,
-                  reterr);
+    rc =
+        lp_solve(k->lp, LP_INFINITY, run ? run->stop : NULL, run ? run->user : NULL, 0, &r, reterr);
     if (rc || r.outcome != LP_OPTIMAL)
         return rc;
     k->m->solves++;
@@ -212,12 +214,11 @@ static int solve(struct work *k, bool *ret_solved, struct mt_err *reterr)
 }
 
 /* Descents from the columns in use and from a few at random. */
-static int price_near(struct work *k, struct random *random, bool *ret_found,
-                      struct mt_err *reterr)
+static int price_near(struct work *k, struct random *random, bool *ret_found, struct mt_err *reterr)
 {
     struct master *m = k->m;
     uint32_t experts = m->cover->experts, before = m->pool->n, in_use = k->columns, tries = 8;
-    uint16_t set[PRICING_MAX_SIZE], order[PLACE_MAX_EXPERTS];
+    uint16_t set[PRICING_MAX_SIZE] = {0}, order[PLACE_MAX_EXPERTS] = {0};
 
     for (uint32_t e = 0; e < experts; e++)
         order[e] = (uint16_t)e;
@@ -248,14 +249,16 @@ static int price_near(struct work *k, struct random *random, bool *ret_found,
 }
 
 /* *inout_bound rises to what the duals and the least reduced cost prove. */
-static int price_exactly(struct work *k, double precision, bool *ret_found, double *inout_bound,
+static int price_exactly(struct work *k, bool *ret_found, double *inout_bound,
                          struct mt_err *reterr)
 {
     struct master *m = k->m;
     uint32_t experts = m->cover->experts, before = m->pool->n;
-    double limit = k->dual[experts] - precision / m->ranks, bound = 0, least;
+    double spare = k->enough > 0 ? k->objective - k->enough : 0, bound = 0, least, limit;
     int rc = 0;
 
+    /* Sets that cost little too little do no harm: the bound falls by as much for each rank. */
+    limit = k->dual[experts] - (spare > k->precision ? spare : k->precision) / m->ranks;
     k->pricing.max_nodes = m->max_nodes;
     k->pricing.enough = 6;
     k->pricing.stop = m->run ? m->run->stop : NULL;
@@ -275,7 +278,7 @@ static int price_exactly(struct work *k, double precision, bool *ret_found, doub
     return rc;
 }
 
-static int generate(struct work *k, double precision, double *inout_bound, struct mt_err *reterr)
+static int generate(struct work *k, double *inout_bound, struct mt_err *reterr)
 {
     struct random random = {k->m->seed};
     uint32_t slow = 0;
@@ -285,36 +288,36 @@ static int generate(struct work *k, double precision, double *inout_bound, struc
         bool solved, found = false;
         int rc = solve(k, &solved, reterr);
 
-        if (rc || !solved)
+        if (rc || !solved || k->objective < k->enough)
             return rc;
-        slow = k->objective > last - precision / 16 ? slow + 1 : 0;
+        slow = k->objective > last - k->precision / 16 ? slow + 1 : 0;
         last = k->objective;
         if (slow < 4)
             rc = price_near(k, &random, &found, reterr);
         if (!rc && !found) {
-            rc = price_exactly(k, precision, &found, inout_bound, reterr);
+            rc = price_exactly(k, &found, inout_bound, reterr);
             slow = 0;
             if (!found)
                 return rc;
         }
         if (rc)
             return rc;
-        if (*inout_bound >= k->objective - 2 * precision)
+        if (*inout_bound >= (k->enough > 0 ? k->enough : k->objective - 2 * k->precision))
             return 0;
     }
     return 0;
 }
 
-int master_bound(struct master *m, const struct pricing_window *w, double precision,
+int master_bound(struct master *m, const struct pricing_window *w, double precision, double enough,
                  double *ret_bound, struct mt_err *reterr)
 {
-    struct work k = {.m = m, .w = w};
+    struct work k = {.m = m, .w = w, .precision = precision, .enough = enough};
     double bound = 0;
     int rc = work_new(&k, reterr);
 
     if (!rc) {
         k.pricing.window = *w;
-        rc = generate(&k, precision, &bound, reterr);
+        rc = generate(&k, &bound, reterr);
     }
     work_done(&k);
     if (!rc)

@@ -28,10 +28,12 @@ struct master {
 void master_pool_done(struct master_pool *p);
 /* Puts a column into the pool; one that is there already is ignored. */
 int master_add(struct master *m, const uint16_t *expert, struct mt_err *reterr);
-/* A lower bound on the sum of f over the shares of any partition whose sets are all in the window:
- * within `precision` of the linear programme's, unless the run stops it or pricing gives up; then
- * it may be 0. *ret_bound is huge where there is no such partition. */
-int master_bound(struct master *m, const struct pricing_window *w, double precision,
+/* A lower bound on the sum of f over the shares of any partition whose sets are all in the window;
+ * large where there is none. enough > 0: only whether the bound is at least that much is wanted;
+ * *ret_bound is then at least `enough`, or, as soon as the programme's own value is seen to be
+ * below it, whatever is known (0). enough = 0: within `precision` of the programme's. Less, if the
+ * run stops it or pricing gives up. */
+int master_bound(struct master *m, const struct pricing_window *w, double precision, double enough,
                  double *ret_bound, struct mt_err *reterr);
 
 #endif

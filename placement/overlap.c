@@ -18,9 +18,10 @@ static void count_portable(const uint64_t *a, const uint64_t *rows, size_t strid
 }
 
 #if defined __x86_64__
-__attribute__((target("popcnt"))) static void
-count_popcnt(const uint64_t *a, const uint64_t *rows, size_t stride, const uint16_t *expert,
-             uint32_t experts, size_t n, uint32_t *ret)
+__attribute__((target("popcnt"))) static void count_popcnt(const uint64_t *a, const uint64_t *rows,
+                                                           size_t stride, const uint16_t *expert,
+                                                           uint32_t experts, size_t n,
+                                                           uint32_t *ret)
 {
     for (uint32_t k = 0; k < experts; k++) {
         const uint64_t *row = rows + expert[k] * stride;
@@ -32,9 +33,9 @@ count_popcnt(const uint64_t *a, const uint64_t *rows, size_t stride, const uint1
     }
 }
 
-__attribute__((target("avx512f,avx512vpopcntdq"))) static void
-count_avx512(const uint64_t *a, const uint64_t *rows, size_t stride, const uint16_t *expert,
-             uint32_t experts, size_t n, uint32_t *ret)
+__attribute__((target("avx512f,avx512vpopcntdq"))) static void count_avx512(
+    const uint64_t *a, const uint64_t *rows, size_t stride, const uint16_t *expert,
+    uint32_t experts, size_t n, uint32_t *ret)
 {
     __mmask8 tail = (__mmask8)((1u << (n % 8)) - 1);
     size_t whole = n / 8 * 8;

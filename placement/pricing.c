@@ -186,7 +186,8 @@ static void bound_gains(struct pricing *p, uint32_t depth, uint32_t left)
     }
 }
 
-/* The `left` smallest of value[e] over the level's experts, together; sign -1: the largest, negated. */
+/* The `left` smallest of value[e] over the level's experts, together; sign -1: the largest,
+ * negated. */
 static double least_sum(const struct pricing_level *l, const double *value, double sign,
                         uint32_t left)
 {

@@ -22,17 +22,17 @@ struct pricing {
     const struct cover *cover;
     uint32_t size;
     struct pricing_window window;
-    const double *pi;  /* [experts]; borrowed */
-    double limit;      /* only sets of reduced cost below it are wanted */
-    uint64_t nodes;    /* of the tree so far */
+    const double *pi; /* [experts]; borrowed */
+    double limit;     /* only sets of reduced cost below it are wanted */
+    uint64_t nodes;   /* of the tree so far */
     uint64_t max_nodes;
     uint32_t enough; /* ends when it has found as many; 0: never */
     bool (*stop)(void *user);
     void *user;
-    bool aborted;      /* max_nodes, enough or stop */
-    double frontier;   /* then: no set that was not looked at costs less */
-    uint32_t found;    /* the best of those below `limit` as it was, best first */
-    struct pricing_found *best; /* [PRICING_KEEP] */
+    bool aborted;                /* max_nodes, enough or stop */
+    double frontier;             /* then: no set that was not looked at costs less */
+    uint32_t found;              /* the best of those below `limit` as it was, best first */
+    struct pricing_found *best;  /* [PRICING_KEEP] */
     struct pricing_level *level; /* [size + 1] */
     uint64_t *bits;
 };

@@ -168,8 +168,7 @@ static void test_bound_is_below_the_optimum(void **unused)
         assert_int_equal(cover_new(&p->p, 0, &c, &err), 0);
         for (uint32_t i = 0; i < 16; i++)
             sum += c.compute[i];
-        assert_true(b.value * (1 + 1e-9) >=
-                    c.constant + sum / shape.ranks + c.scale / shape.ranks);
+        assert_true(b.value * (1 + 1e-9) >= c.constant + sum / shape.ranks + c.scale / shape.ranks);
         cover_done(&c);
         exact_done(&e);
         problem_free(p);
@@ -234,9 +233,9 @@ static void test_exact_pricing_finds_the_least(void **unused)
         if (round % 2) {
             double mean = sum / shape.experts * x.size;
 
-            x.window = (struct pricing_window){mean * (1 - 0.5 * random_unit(&r)),
-                                               mean * (1 + 0.5 * random_unit(&r)),
-                                               0.3 + random_unit(&r)};
+            x.window =
+                (struct pricing_window){mean * (1 - 0.5 * random_unit(&r)),
+                                        mean * (1 + 0.5 * random_unit(&r)), 0.3 + random_unit(&r)};
         }
         least = price_all(&c, &x, pi);
         found = pricing_exact(&x, pi, 1e6);

@@ -67,8 +67,10 @@ static void fill(struct random *r, struct pool *p, struct columns *c, uint32_t m
         uint32_t set = 0, n = 0;
         bool known = false;
 
-        while (!set || (uint32_t)__builtin_popcount(set) > most)
-            set = random_below(r, 1 << EXPERTS) & random_below(r, 1 << EXPERTS);
+        while (!set || (uint32_t)__builtin_popcount(set) > most) {
+            set = random_below(r, 1 << EXPERTS);
+            set &= random_below(r, 1 << EXPERTS);
+        }
         for (uint32_t k = 0; k < p->n; k++)
             known |= p->set[k] == set;
         if (known)
