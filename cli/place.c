@@ -16,6 +16,7 @@ static const struct {
      true},
     {{"diff", place_command_diff, "lists the moves from one placement to another"}, false},
     {{"explain", place_command_explain, "draws a placement's loads and traffic"}, false},
+    {{"replay", place_command_replay, "plays a trace as requests, every step timed"}, true},
     {{"import", place_command_import, "reads loads or placements of other systems"}, false},
     {{"export", place_command_export, "writes a placement as other systems take it"}, false},
     {{"generate", place_command_generate, "makes traces with given statistics"}, false},

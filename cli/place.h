@@ -26,6 +26,7 @@ PLACE_COMMAND(place_command_import);
 PLACE_COMMAND(place_command_export);
 PLACE_COMMAND(place_command_generate);
 PLACE_COMMAND(place_command_explain);
+PLACE_COMMAND(place_command_replay);
 
 /* ---- options (place_options.c) ---- */
 
