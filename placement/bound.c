@@ -31,8 +31,9 @@ struct walk {
     double total;     /* sum of C over experts */
     double constant, scale;
     double target, high, width;
-    double drop;    /* of the target, last */
-    double vectors; /* at least this mean of f in any plan cheaper than `best` */
+    double drop;       /* of the target, last */
+    double high_first; /* how far down it came before the target gave way */
+    double vectors;    /* at least this mean of f in any plan cheaper than `best` */
     struct master_pool pool;
 };
 
