@@ -29,6 +29,9 @@ int bound_solve(const struct place_problem *p, const struct plan *best, const st
 /* One layer's part: the sum over layers is the whole. For tools that run layers in processes. */
 int bound_layer(const struct place_problem *p, uint32_t layer, const struct plan *best,
                 const struct place_run *run, struct bound *ret, struct mt_err *reterr);
+/* As bound_layer, by the programme alone, also where the exact solver would do (tests). */
+int bound_programme(const struct place_problem *p, uint32_t layer, const struct plan *best,
+                    const struct place_run *run, struct bound *ret, struct mt_err *reterr);
 /* Why the problem has no bound here (static), or NULL. */
 const char *bound_missing(const struct place_problem *p);
 

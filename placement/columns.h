@@ -34,8 +34,10 @@ int columns_recombine(struct columns *c, double cutoff, const struct place_run *
 
 /* The same for plans of one layer under the fluid objective (homes by load): rank[plans][experts],
  * each with one copy. *ret_seconds: sum_s w_s T_sl / n_s of the best of the plans and of what was
- * put together, which ret_rank has; *ret_better: it is none of them. With several nodes ranks
- * are exchanged between nodes until none helps. Priced anew by the formula of score_plan. */
+ * put together, which ret_rank has; *ret_better: it is none of them. Columns are priced by two
+ * terms, all scenarios' compute and all traces' vectors together; what comes of it is priced anew
+ * by the formula of score_plan. With several nodes whole ranks are exchanged between nodes until
+ * none helps. */
 int columns_recombine_plans(const struct place_problem *p, uint32_t layer, uint32_t plans,
                             const uint16_t *rank, const struct place_run *run, uint64_t ticks,
                             uint16_t *ret_rank, double *ret_seconds, bool *ret_better,

@@ -14,8 +14,8 @@
 #include "placement/search.h"
 #include "placement/split.h"
 
-#define FIRST_MOVES 2048 /* a layer, in the first round */
-#define GROWTH 3         /* of the moves from round to round */
+#define FIRST_MOVES 32 /* a slot and layer, in the first round */
+#define GROWTH 3       /* of the moves from round to round */
 #define LAST_MOVES (1u << 22)
 #define SETTLED_MOVES 20000 /* a round of fewer does not tell that nothing is left to find */
 #define SETTLED 2e-5        /* relative gain of a round that counts as none */
@@ -37,6 +37,7 @@ struct joint {
     struct plan start, incumbent;
     double incumbent_j;
     double bound; /* 0: none */
+    bool eplb;    /* cross-validation prefers its plans */
     bool proven;  /* nothing is left to search for */
 };
 
@@ -91,10 +92,19 @@ static int offer_method(struct joint *j,
     return rc;
 }
 
+static uint64_t first_moves(const struct place_problem *p)
+{
+    uint64_t slots = 0;
+
+    for (uint32_t g = 0; g < p->cluster.ranks; g++)
+        slots += p->cluster.slots[g];
+    return FIRST_MOVES * slots;
+}
+
 /* Rounds until the time of the part is gone or nothing is left to find. */
 static void run_rounds(struct joint *j, struct search *s)
 {
-    uint64_t moves = FIRST_MOVES;
+    uint64_t moves = first_moves(j->p);
     int settled = 0;
 
     while (settled < 2 && j->left && !part_stop(j)) {
@@ -289,7 +299,7 @@ static int choose_rule(struct joint *j, struct mt_err *reterr)
     if (j->run->plain)
         return 0;
     tell(j, "cross-validation", j->best_j);
-    rc = crossval_choose(j->p, &j->part, &rule, reterr);
+    rc = crossval_choose(j->p, &j->part, &rule, &j->eplb, reterr);
     j->rule = CROSSVAL_RULES[rule];
     return rc;
 }
@@ -311,6 +321,8 @@ static int solve(struct joint *j, struct mt_err *reterr)
         rc = offer_exact(j, reterr);
     if (!rc && j->p->homes == PLACE_HOMES_LOAD && (!j->proven || j->rule.sample.documents > 0))
         rc = search_once(j, NULL, &j->start, j->run->seed, reterr);
+    if (!rc && j->eplb)
+        rc = offer_method(j, eplb_solve, reterr);
     if (!rc)
         rc = offer_relabelled(j, reterr);
     if (!rc)

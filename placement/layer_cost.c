@@ -1,6 +1,9 @@
 #include "placement/layer_cost.h"
 
 #include <math.h>
+#include <stdlib.h>
+
+#include "placement/fluid.h"
 
 static double larger(double a, double b)
 {
@@ -93,6 +96,42 @@ double layer_cost_compute(const struct cluster *c, double tokens, double load)
 double layer_cost_dense(const struct cluster *c, double tokens)
 {
     return c->dense_step + tokens / c->ranks * c->dense_token;
+}
+
+int layer_cost_plan(const struct place_problem *p, uint32_t layer, const uint16_t *rank,
+                    double *ret, struct mt_err *reterr)
+{
+    size_t pairs = (size_t)(layer + 1) * p->experts;
+    struct plan plan = {.layers = layer + 1, .experts = p->experts, .ranks = p->cluster.ranks};
+    struct fluid *f = NULL;
+    double sum = 0;
+    int rc = 0;
+
+    plan.start = calloc(pairs + 1, sizeof *plan.start);
+    plan.rank = calloc(pairs, sizeof *plan.rank);
+    if (!plan.start || !plan.rank)
+        rc = mt_error(reterr, MT_ENOMEM, "bound: no memory for a plan of %u layers", layer + 1);
+    else
+        rc = fluid_new(p, &f, reterr);
+    for (uint32_t i = 0; i <= pairs && !rc; i++)
+        plan.start[i] = i;
+    for (uint32_t e = 0; e < p->experts && !rc; e++)
+        plan.rank[pairs - p->experts + e] = rank[e];
+    for (uint32_t s = 0; s < p->scenarios && !rc; s++) {
+        const struct place_scenario *of = &p->scenario[s];
+        struct fluid_tokens tokens = {NULL, of->trace ? of->trace->tokens : 0, NULL};
+        struct step_figures figures = {0};
+        struct step_terms terms = {0};
+
+        fluid_layer(f, &plan, of, &tokens, layer, &terms, &figures);
+        sum += step_seconds(&terms) * of->share / of->tokens;
+    }
+    fluid_free(f);
+    free(plan.start);
+    free(plan.rank);
+    if (!rc)
+        *ret = sum;
+    return rc;
 }
 
 const char *layer_cost_refuses(const struct place_problem *p)

@@ -20,6 +20,9 @@ void layer_cost_loads(const struct place_problem *p, const struct place_scenario
 double layer_cost_compute(const struct cluster *c, double tokens, double load);
 /* max_g dense(n / ranks), seconds per layer */
 double layer_cost_dense(const struct cluster *c, double tokens);
+/* sum_s w_s T_sl / n_s of one layer by score_plan's own formula; rank[experts]: one copy each. */
+int layer_cost_plan(const struct place_problem *p, uint32_t layer, const uint16_t *rank,
+                    double *ret, struct mt_err *reterr);
 /* Does the formula hold for the problem? NULL, or why not (static). */
 const char *layer_cost_refuses(const struct place_problem *p);
 

@@ -35,7 +35,7 @@ struct sample_set {
     uint32_t count, used;
     struct sample *sample; /* [used] */
     struct pieces *pieces; /* [scenarios] */
-    double *token_cost, *active_cost;
+    double *token_cost, *active_cost, *weight;
 };
 
 static uint32_t token_of(const struct pieces *p, uint32_t i)
@@ -226,6 +226,7 @@ int sample_new(const struct place_problem *p, const struct sample_rule *rule, ui
         s->pieces = calloc(p->scenarios + 1, sizeof *s->pieces);
         s->token_cost = calloc(n, sizeof *s->token_cost);
         s->active_cost = calloc(n, sizeof *s->active_cost);
+        s->weight = calloc(n, sizeof *s->weight);
     }
     if (!s || !s->sample || !s->pieces || !s->token_cost || !s->active_cost)
         rc = mt_error(reterr, MT_ENOMEM, "search: no memory for %u samples", n);
@@ -254,6 +255,7 @@ void sample_free(struct sample_set *s)
     free(s->pieces);
     free(s->token_cost);
     free(s->active_cost);
+    free(s->weight);
     free(s);
 }
 
@@ -265,6 +267,11 @@ uint32_t sample_count(const struct sample_set *s)
 const double *sample_token_cost(const struct sample_set *s)
 {
     return s->token_cost;
+}
+
+const double *sample_weight(const struct sample_set *s)
+{
+    return s->weight;
 }
 
 const double *sample_active_cost(const struct sample_set *s)

@@ -224,7 +224,7 @@ static uint64_t replicate_layer(struct search *s, uint32_t i, uint64_t moves,
         replica_fill(r, &s->random, FILL_TRIES, run);
     }
     s->layer_homes->price = replica_price(r);
-    heat = anneal_heat(s->layer_homes) / 4;
+    heat = anneal_heat(s->layer_homes) / (s->rounds % 2 ? 16 : 8);
     tried = replica_anneal(r, &(struct anneal){moves, heat, heat / COOL}, &s->random, run);
     if (replica_price(r) < s->price[i]) {
         s->price[i] = replica_price(r);
