@@ -200,6 +200,7 @@ static int open_scenario(struct sample_set *set, const struct sample_rule *rule,
     for (uint32_t k = 0; k < n; k++) {
         set->token_cost[set->used] = by * p->cluster.token_expert;
         set->active_cost[set->used] = by * p->cluster.active_expert;
+        set->weight[set->used] = by;
         if (make_sample(set, rule, scenario, k, r))
             goto no_memory;
     }
@@ -222,13 +223,13 @@ int sample_new(const struct place_problem *p, const struct sample_rule *rule, ui
     if (s) {
         s->p = p;
         s->count = n;
-        s->sample = calloc(n, sizeof *s->sample);
+        s->sample = calloc((size_t)n + 1, sizeof *s->sample);
         s->pieces = calloc(p->scenarios + 1, sizeof *s->pieces);
         s->token_cost = calloc(n, sizeof *s->token_cost);
         s->active_cost = calloc(n, sizeof *s->active_cost);
         s->weight = calloc(n, sizeof *s->weight);
     }
-    if (!s || !s->sample || !s->pieces || !s->token_cost || !s->active_cost)
+    if (!s || !s->sample || !s->pieces || !s->token_cost || !s->active_cost || !s->weight)
         rc = mt_error(reterr, MT_ENOMEM, "search: no memory for %u samples", n);
     for (uint32_t i = 0; !rc && i < p->scenarios; i++)
         rc = open_scenario(s, rule, i, &r, reterr);
