@@ -203,11 +203,12 @@ static void nothing_replaces_a_better_incumbent(void **state)
                   kept);
 }
 
-/* With a horizon without end the incumbent is a start and no more. */
+/* With a horizon without end the incumbent is a start and no more: the same J, but for what a short
+ * search misses from one start or the other. */
 static void a_long_horizon_makes_moves_free(void **state)
 {
     struct random r = {3};
-    double with = 0, without = 0;
+    uint32_t near = 0;
 
     (void)state;
     for (uint32_t i = 0; i < 40; i++) {
@@ -223,14 +224,12 @@ static void a_long_horizon_makes_moves_free(void **state)
         a = solve(&e.p, &run);
         e.p.from = NULL;
         b = solve(&e.p, &run);
-        with += score(&e.p, &a.plan, SCORE_SAMPLED) / score(&e.p, &b.plan, SCORE_SAMPLED) / 40;
-        without++;
+        near += score(&e.p, &a.plan, SCORE_SAMPLED) < 1.1 * score(&e.p, &b.plan, SCORE_SAMPLED);
         place_result_done(&a);
         place_result_done(&b);
         example_done(&e);
     }
-    print_message("J with an incumbent that costs nothing, beside none: %.4f\n", with);
-    assert_float_equal(with, 1, 0.02);
+    assert_true(near >= 37);
 }
 
 struct patience {
