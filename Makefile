@@ -168,8 +168,8 @@ $(B)/unit/$(1)/%: $(B)/obj/tests/unit/$(1)/%.o $(call objs,$(filter-out tests/un
 endef
 $(foreach d,$(DIRS),$(eval $(call UNIT_RULE,$(d))))
 
+$(B)/unit/placement/test_joint: private LDFLAGS += -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=free
 $(BENCH): $(call objs,tests/bench/ceiling.c)
-
 $(TEST_BIN) $(BENCH): $(B)/%: $(B)/obj/%.o $(call libs_of,all) $(NODLCLOSE)
 	$(call say,LD,$@)
 	$(Q)$(link) $(EXT_all) $(LDLIBS)

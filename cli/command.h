@@ -12,5 +12,6 @@ struct command {
 
 int command_bench(int argc, char **argv, int stop_fd);
 int command_eval(int argc, char **argv, int stop_fd);
+int command_place(int argc, char **argv, int stop_fd);
 
 #endif

@@ -10,6 +10,7 @@
 static const struct command COMMANDS[] = {
     {"bench", command_bench, "loads a running server, and measures throughput and latencies"},
     {"eval", command_eval, "compares a model's answers with golden ones, on a job of its own"},
+    {"place", command_place, "decides which rank holds which expert, and says what it is worth"},
 };
 
 #define N_COMMANDS (sizeof COMMANDS / sizeof *COMMANDS)

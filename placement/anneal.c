@@ -63,14 +63,14 @@ uint64_t anneal_exchange(struct layer *l, const struct anneal *how, struct rando
     return i;
 }
 
-uint64_t anneal_descend(struct layer *l, const struct place_run *run)
+uint64_t anneal_descend(struct layer *l, uint64_t most, const struct place_run *run)
 {
     uint64_t moves = 0;
-    bool better = true;
+    bool better = l->price > 0; /* of nothing, every exchange is as good as the last */
 
-    while (better && !stopped(run)) {
+    while (better && moves < most && !stopped(run)) {
         better = false;
-        for (uint32_t a = 0; a < l->slots; a++)
+        for (uint32_t a = 0; a < l->slots && moves < most; a++)
             for (uint32_t b = a + 1; b < l->slots; b++) {
                 if (l->slot_rank[a] == l->slot_rank[b] || l->item[a] == l->item[b])
                     continue;

@@ -16,7 +16,7 @@ double anneal_heat(const struct layer *l);
  * run->stop says so. Returns how many moves were tried. One copy per expert. */
 uint64_t anneal_exchange(struct layer *l, const struct anneal *how, struct random *r,
                          const struct place_run *run);
-/* Exchanges until no pair of slots helps, or run->stop. */
-uint64_t anneal_descend(struct layer *l, const struct place_run *run);
+/* Exchanges until no pair of slots helps, `most` pairs were tried, or run->stop. */
+uint64_t anneal_descend(struct layer *l, uint64_t most, const struct place_run *run);
 
 #endif

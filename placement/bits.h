@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #define BITS_LANES 16
+#define BITS_MAX_ROWS 256
 
 struct bits {
     uint32_t (*count)(const uint64_t *a, size_t n);
@@ -31,6 +32,9 @@ struct bits {
     void (*add_row)(int32_t *to, const int32_t *x, size_t lanes);
     /* The sum over lanes of the largest of n rows. */
     int64_t (*sum_of_max)(const int32_t *rows, size_t n, size_t lanes);
+    /* The same of rows scaled so that row i sums to total[i]; a row of zeros stays one. n is at
+     * most BITS_MAX_ROWS. */
+    double (*scaled_sum_of_max)(const int32_t *rows, const double *total, size_t n, size_t lanes);
 };
 
 /* The fastest variant that this machine has. */

@@ -152,6 +152,29 @@ static int try_rule(const struct fold *f, const struct fold *test, const struct 
     return rc;
 }
 
+/* The same for EPLB, which fits loads alone; infinite where it is not defined. */
+static int try_eplb(const struct fold *f, const struct place_run *run, double *ret,
+                    struct mt_err *reterr)
+{
+    struct score *s = malloc(sizeof *s);
+    int rc = s ? 0 : mt_error(reterr, MT_ENOMEM, "search: no memory for a score");
+    double sum = 0;
+
+    for (int k = 0; !rc && k < 2; k++) {
+        struct place_result r = {0};
+
+        rc = eplb_solve(&f[k].p, run, &r, reterr);
+        if (!rc)
+            rc = score_plan(&f[!k].p, &r.plan, SCORE_SAMPLED, s, reterr);
+        if (!rc)
+            sum += s->j;
+        place_result_done(&r);
+    }
+    free(s);
+    *ret = rc ? INFINITY : sum;
+    return rc == MT_EUNSUPPORTED ? 0 : rc;
+}
+
 static bool comparable(const struct place_problem *p)
 {
     for (uint32_t i = 0; i < p->scenarios; i++)
@@ -169,16 +192,17 @@ static uint64_t first_moves(const struct place_problem *p, const struct place_ru
 }
 
 int crossval_choose(const struct place_problem *p, const struct place_run *run, uint32_t *ret_rule,
-                    struct mt_err *reterr)
+                    bool *ret_eplb, struct mt_err *reterr)
 {
     uint64_t moves = first_moves(p, run);
     struct fold *f;
-    double least = INFINITY;
+    double least = INFINITY, eplb = INFINITY;
     uint32_t best = 0;
     int rc;
 
     if (!comparable(p) || moves < FEWEST) {
         *ret_rule = 0;
+        *ret_eplb = false;
         return 0;
     }
     f = calloc(2, sizeof *f);
@@ -199,10 +223,14 @@ int crossval_choose(const struct place_problem *p, const struct place_run *run, 
             best = i;
         }
     }
+    if (!rc)
+        rc = try_eplb(f, run, &eplb, reterr);
     fold_done(&f[0]);
     fold_done(&f[1]);
     free(f);
-    if (!rc)
-        *ret_rule = best;
-    return rc;
+    if (rc)
+        return rc;
+    *ret_rule = best;
+    *ret_eplb = eplb < least;
+    return 0;
 }

@@ -12,8 +12,9 @@ extern const uint32_t CROSSVAL_N;
 extern const struct search_rule CROSSVAL_PLAIN; /* the traces as they are */
 
 /* *ret_rule: of the least sampled J on the folds that were not fitted. When run->stop says so, the
- * best of the rules that were tried on both folds, or the first. */
+ * best of the rules that were tried on both folds, or the first. *ret_eplb: EPLB does better than
+ * any of them (where traffic does not matter and the load repeats). */
 int crossval_choose(const struct place_problem *p, const struct place_run *run, uint32_t *ret_rule,
-                    struct mt_err *reterr);
+                    bool *ret_eplb, struct mt_err *reterr);
 
 #endif

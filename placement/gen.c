@@ -7,6 +7,7 @@
 
 #include "placement/random.h"
 
+#define LONGEST 2.8 /* deviations of a logarithm of length */
 #define FLOOR \
     1e-10        /* of the best liked: the sums grow with each expert, so that all can be drawn */
 #define TRIES 64 /* draws that may repeat an expert, before the next one is taken */
@@ -156,7 +157,15 @@ static uint16_t draw_kind(const struct gen *g, struct random *r, uint32_t docume
     return (uint16_t)draw_rank(g, r);
 }
 
-/* Lengths log-normal, scaled to the tokens there are; each at least 1. */
+/* Log-normal, cut so that no document is most of the trace. */
+static double draw_length(const struct gen_options *o, struct random *r)
+{
+    double x = normal(r);
+
+    return exp(o->length_spread * (x > LONGEST ? LONGEST : x));
+}
+
+/* Lengths scaled to the tokens there are; each at least 1. */
 static void make_lengths(struct gen *g, struct random *r)
 {
     const struct gen_options *o = g->o;
@@ -165,9 +174,9 @@ static void make_lengths(struct gen *g, struct random *r)
     uint32_t spare = o->tokens - o->documents;
 
     for (uint32_t d = 0; d < o->documents; d++)
-        sum += exp(o->length_spread * normal(r));
+        sum += draw_length(o, r);
     for (uint32_t d = 0; d < o->documents; d++) {
-        done += exp(o->length_spread * normal(&again));
+        done += draw_length(o, &again);
         g->t->doc[d + 1] = d + 1 + (uint32_t)(spare * (done / sum));
     }
     g->t->doc[o->documents] = o->tokens;
@@ -371,19 +380,20 @@ void gen_defaults(uint32_t layers, uint32_t experts, uint32_t topk, struct gen_o
         .length_spread = 1.5,
         .popularity = 0.32,
         .skew = 0.2,
-        .together = 2.5,
+        .together = 2.3,
         .alone = 1.4,
         .own = 0.7,
         .topical = 0.25,
-        .linger = 0.36,
+        .linger = 0.4,
         .stay = 0.99,
     };
 
     if (experts >= 256 && experts % 8 == 0) {
         o.groups = 8;
         o.groups_chosen = 4;
-        o.group_popularity = 1;
-        o.popularity = 0.7;
+        o.group_popularity = 0.55;
+        o.popularity = 0.75;
+        o.skew = 0.3;
     }
     if (o.community > experts)
         o.community = experts;

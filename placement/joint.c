@@ -5,8 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "placement/bound.h"
+#include "placement/columns.h"
 #include "placement/crossval.h"
 #include "placement/exact.h"
+#include "placement/flow.h"
 #include "placement/homes.h"
 #include "placement/methods.h"
 #include "placement/relabel.h"
@@ -14,14 +17,18 @@
 #include "placement/search.h"
 #include "placement/split.h"
 
-#define FIRST_MOVES 2048 /* a layer, in the first round */
-#define GROWTH 3         /* of the moves from round to round */
+#define FIRST_MOVES 32 /* a slot and layer, in the first round */
+#define GROWTH 3       /* of the moves from round to round */
 #define LAST_MOVES (1u << 22)
-#define SETTLED_MOVES 20000 /* a round of fewer does not tell that nothing is left to find */
-#define SETTLED 2e-5        /* relative gain of a round that counts as none */
-#define ALTERNATIONS 4      /* of homes and placement */
-#define RULE_PART 0.25      /* of the time */
-#define SEARCH_PART 0.92
+#define SETTLED_MOVES 20000   /* a round of fewer does not tell that nothing is left to find */
+#define SETTLED 2e-5          /* relative gain of a round that counts as none */
+#define ALTERNATIONS 4        /* of homes and placement */
+#define RULE_PART 0.25        /* of the time */
+#define SEARCH_PART 0.9       /* where there is no bound to find */
+#define SEARCH_PART_BOUND 0.5 /* where there is */
+#define BOUND_PART 0.97
+#define BOUND_ASKS 2000   /* questions whether to stop, where moves and not time are limited */
+#define COLUMN_TICKS 2000 /* of lp_solve, for a layer's columns */
 
 struct joint {
     const struct place_problem *p;
@@ -35,16 +42,22 @@ struct joint {
     struct plan best; /* of what was found, by the oracle; the start until then */
     double best_j;
     struct plan start, incumbent;
-    double incumbent_j;
-    double bound; /* 0: none */
-    bool proven;  /* nothing is left to search for */
+    double start_j, incumbent_j;
+    double bound; /* 0: none, and no_bound says why */
+    const char *no_bound;
+    uint64_t asks; /* until part_stop says so; 0: as long as it takes */
+    double offset; /* what J has beyond the search's price */
+    bool eplb;     /* cross-validation prefers its plans */
+    bool proven;   /* nothing is left to search for */
 };
 
 static bool part_stop(void *user)
 {
-    const struct joint *j = user;
+    struct joint *j = user;
 
     if (j->run->stop && j->run->stop(j->run->user))
+        return true;
+    if (j->asks && !--j->asks)
         return true;
     return j->run->spent && j->run->spent(j->run->user) >= j->until;
 }
@@ -91,17 +104,27 @@ static int offer_method(struct joint *j,
     return rc;
 }
 
+static uint64_t first_moves(const struct place_problem *p)
+{
+    uint64_t slots = 0;
+
+    for (uint32_t g = 0; g < p->cluster.ranks; g++)
+        slots += p->cluster.slots[g];
+    return FIRST_MOVES * slots;
+}
+
 /* Rounds until the time of the part is gone or nothing is left to find. */
 static void run_rounds(struct joint *j, struct search *s)
 {
-    uint64_t moves = FIRST_MOVES;
+    uint64_t moves = first_moves(j->p);
     int settled = 0;
 
+    j->offset = j->start_j - search_price(s);
     while (settled < 2 && j->left && !part_stop(j)) {
         double before = search_price(s);
 
         search_round(s, moves, &j->part, &j->left, &j->tried);
-        tell(j, "search", search_price(s));
+        tell(j, "search", search_price(s) + j->offset);
         settled =
             moves >= SETTLED_MOVES && search_price(s) > before * (1 - SETTLED) ? settled + 1 : 0;
         moves = moves * GROWTH < LAST_MOVES ? moves * GROWTH : LAST_MOVES;
@@ -126,6 +149,39 @@ static int find_homes(const struct place_problem *p, const struct plan *plan, ui
             return rc;
     }
     return 0;
+}
+
+/* Offers what the rounds' placements of single copies give when they are put together anew. */
+static int recombine(struct joint *j, struct search *s, struct mt_err *reterr)
+{
+    const struct place_problem *p = j->p;
+    uint16_t *past = calloc((size_t)SEARCH_PAST * p->experts, sizeof *past);
+    uint16_t *rank = calloc(p->experts, sizeof *rank);
+    uint8_t *held = calloc((size_t)p->layers * p->experts, p->cluster.ranks);
+    struct plan plan = {0};
+    bool any = false;
+    int rc = past && rank && held ? search_single_plan(s, &plan, reterr)
+                                  : mt_error(reterr, MT_ENOMEM, "search: no memory for columns");
+
+    for (uint32_t l = 0; !rc && l < p->layers && !part_stop(j); l++) {
+        uint32_t n = search_past(s, l, past);
+        double seconds;
+        bool better = false;
+
+        if (n > 1)
+            rc = columns_recombine_plans(p, l, n, past, &j->part, COLUMN_TICKS, rank, &seconds,
+                                         &better, reterr);
+        any |= better;
+        for (uint32_t e = 0; !rc && better && e < p->experts; e++)
+            plan.rank[plan.start[(size_t)l * p->experts + e]] = rank[e];
+    }
+    if (!rc && any)
+        search_offer(s, &plan);
+    plan_done(&plan);
+    free(past);
+    free(rank);
+    free(held);
+    return rc;
 }
 
 /* The search's best, with copies and without, as the oracle sees them. */
@@ -156,7 +212,10 @@ static int search_once(struct joint *j, const uint16_t *const *homes, const stru
     if (rc)
         return rc;
     run_rounds(j, s);
-    rc = offer_found(j, s, reterr);
+    if (j->p->homes == PLACE_HOMES_LOAD)
+        rc = recombine(j, s, reterr);
+    if (!rc)
+        rc = offer_found(j, s, reterr);
     search_free(s);
     return rc;
 }
@@ -264,6 +323,7 @@ static int find_start(struct joint *j, struct mt_err *reterr)
         rc = offer_method(j, eplb_solve, reterr);
     if (!rc)
         rc = plan_copy(&j->best, &j->start, reterr);
+    j->start_j = j->best_j;
     j->best_j = INFINITY;
     return rc;
 }
@@ -279,6 +339,23 @@ static void prefer_incumbent(struct joint *j)
     j->incumbent = found;
 }
 
+/* What no plan can be below, in the time that is left. */
+static int find_bound(struct joint *j, struct mt_err *reterr)
+{
+    struct bound b = {0};
+    int rc;
+
+    if (j->bound > 0 || j->no_bound)
+        return 0;
+    j->until = BOUND_PART;
+    j->asks = j->run->iterations && !j->run->spent ? BOUND_ASKS : 0;
+    tell(j, "bound", j->best_j);
+    rc = bound_solve(j->p, &j->best, &j->part, &b, reterr);
+    j->bound = b.value;
+    j->no_bound = b.missing;
+    return rc;
+}
+
 static int choose_rule(struct joint *j, struct mt_err *reterr)
 {
     uint32_t rule = 0;
@@ -288,8 +365,8 @@ static int choose_rule(struct joint *j, struct mt_err *reterr)
     j->until = RULE_PART;
     if (j->run->plain)
         return 0;
-    tell(j, "cross-validation", j->best_j);
-    rc = crossval_choose(j->p, &j->part, &rule, reterr);
+    tell(j, "cross-validation", j->start_j);
+    rc = crossval_choose(j->p, &j->part, &rule, &j->eplb, reterr);
     j->rule = CROSSVAL_RULES[rule];
     return rc;
 }
@@ -304,19 +381,24 @@ static int solve(struct joint *j, struct mt_err *reterr)
     if (rc)
         return rc;
     from = j->run->spent ? j->run->spent(j->run->user) : 0;
-    j->until = SEARCH_PART;
+    j->no_bound = bound_missing(j->p);
+    j->until = j->no_bound ? SEARCH_PART : SEARCH_PART_BOUND;
     if (j->p->homes == PLACE_HOMES_AFFINITY)
         rc = alternate(j, from, SEARCH_PART, reterr);
     else
         rc = offer_exact(j, reterr);
     if (!rc && j->p->homes == PLACE_HOMES_LOAD && (!j->proven || j->rule.sample.documents > 0))
         rc = search_once(j, NULL, &j->start, j->run->seed, reterr);
+    if (!rc && j->eplb)
+        rc = offer_method(j, eplb_solve, reterr);
     if (!rc)
         rc = offer_relabelled(j, reterr);
     if (!rc)
         rc = offer_split(j, reterr);
     if (!rc)
         prefer_incumbent(j);
+    if (!rc)
+        rc = find_bound(j, reterr);
     return rc;
 }
 
@@ -334,12 +416,46 @@ static void describe(const struct joint *j, struct place_result *ret)
                  j->rule.traffic);
 }
 
+/* Flow semantics have a search, and a bound, of their own (flow.h). */
+static int solve_flow(const struct place_problem *p, const struct place_run *run,
+                      struct place_result *ret, struct mt_err *reterr)
+{
+    struct place_result start = {0};
+    struct flow_found found = {0};
+    struct plan plan = {0};
+    bool exact = false;
+    double bound = 0;
+    int rc = p->from ? plan_copy(p->from, &plan, reterr) : contiguous_solve(p, run, &start, reterr);
+
+    if (!rc && !p->from)
+        rc = plan_copy(&start.plan, &plan, reterr);
+    if (!rc)
+        rc = flow_search(p, run, &plan, &found, reterr);
+    if (!rc)
+        rc = flow_bound(p, run, &bound, &exact, reterr);
+    place_result_done(&start);
+    if (rc) {
+        plan_done(&plan);
+        return rc;
+    }
+    *ret = (struct place_result){.plan = plan,
+                                 .method = "joint",
+                                 .objective = found.objective,
+                                 .bound = bound,
+                                 .optimal = found.optimal,
+                                 .iterations = found.moves,
+                                 .note = "flow semantics: one copy of each expert"};
+    return 0;
+}
+
 int joint_solve(const struct place_problem *p, const struct place_run *run,
                 struct place_result *ret, struct mt_err *reterr)
 {
     struct joint j = {.p = p, .run = run, .best_j = INFINITY, .how = SCORE_SAMPLED};
     int rc;
 
+    if (p->semantics == PLACE_FLOW)
+        return solve_flow(p, run, ret, reterr);
     j.left = run->iterations ? run->iterations : UINT64_MAX;
     j.part = *run;
     j.part.stop = part_stop;
@@ -360,7 +476,9 @@ int joint_solve(const struct place_problem *p, const struct place_run *run,
                                      .method = "joint",
                                      .objective = j.score->j,
                                      .bound = j.bound,
-                                     .no_bound = j.bound > 0 ? NULL : "not computed",
+                                     .no_bound = j.bound > 0  ? NULL
+                                                 : j.no_bound ? j.no_bound
+                                                              : "no time for it",
                                      .optimal = j.bound >= j.score->j * (1 - 1e-9),
                                      .iterations = j.tried};
         describe(&j, ret);

@@ -34,6 +34,30 @@ static void price_ports(struct layer *l)
     }
 }
 
+/* Dispatch and combine of every scenario of the group: a peer sends a message if one of its tokens
+ * of the step touches the rank. */
+static int price_messages(struct layer *l)
+{
+    const struct place_problem *p = l->p;
+
+    l->message = calloc((size_t)l->bag->groups * (LAYER_TABLE + 1) + 1, sizeof *l->message);
+    if (!l->message)
+        return -1;
+    for (uint32_t i = 0; i < l->bag->groups; i++)
+        for (uint32_t k = 0; k < p->scenarios; k++) {
+            const struct place_scenario *s = &p->scenario[k];
+            double b = (double)s->tokens / l->ranks, each = 2 * s->share / s->tokens;
+
+            if (s->trace != l->bag->group[i].trace)
+                continue;
+            for (uint32_t t = 0; t <= LAYER_TABLE; t++)
+                l->message[i * (LAYER_TABLE + 1) + t] +=
+                    (float)(each * p->cluster.rank_link.latency *
+                            (1 - pow(1 - (double)t / LAYER_TABLE, b)));
+        }
+    return 0;
+}
+
 /* T_mig is the busiest port's; here every new copy pays its part of a balanced exchange. */
 static void price_moves(struct layer *l)
 {
@@ -69,13 +93,18 @@ int layer_new(const struct bag *bag, const struct sample_set *set, struct layer 
     find_ranges(l);
     price_ports(l);
     price_moves(l);
+    if (price_messages(l))
+        goto no_memory;
     rows = (size_t)l->ranks + l->nodes;
     items = (size_t)l->experts + 1;
-    l->slot_rank = calloc(l->slots, sizeof *l->slot_rank);
+    l->slot_rank = calloc((size_t)l->slots + 1, sizeof *l->slot_rank);
     l->x = calloc(items * words + 1, sizeof *l->x);
     l->tokens = calloc(items * l->samples, sizeof *l->tokens);
     l->active = calloc(items * l->samples, sizeof *l->active);
     l->cost = calloc(items * l->samples, sizeof *l->cost);
+    l->flow = calloc(items * l->samples, sizeof *l->flow);
+    l->node_flows = calloc((size_t)l->nodes * l->samples, sizeof *l->node_flows);
+    l->flows = calloc((size_t)l->ranks * l->samples, sizeof *l->flows);
     l->class_pairs = calloc(items * classes, sizeof *l->class_pairs);
     l->move = calloc(items * l->ranks, sizeof *l->move);
     l->item = calloc(l->slots, sizeof *l->item);
@@ -86,9 +115,9 @@ int layer_new(const struct bag *bag, const struct sample_set *set, struct layer 
     l->pairs = calloc(rows * classes, sizeof *l->pairs);
     l->old = calloc(4 * classes, sizeof *l->old);
     l->load = calloc((size_t)l->ranks * l->samples, sizeof *l->load);
-    if (!l->slot_rank || !l->x || !l->tokens || !l->active || !l->cost || !l->class_pairs ||
-        !l->move || !l->item || !l->best || !l->once || !l->twice || !l->touched || !l->pairs ||
-        !l->old || !l->load)
+    if (!l->slot_rank || !l->x || !l->tokens || !l->active || !l->cost || !l->flow || !l->flows ||
+        !l->node_flows || !l->class_pairs || !l->move || !l->item || !l->best || !l->once ||
+        !l->twice || !l->touched || !l->pairs || !l->old || !l->load)
         goto no_memory;
     for (uint32_t g = 0; g < l->ranks; g++)
         for (uint32_t s = l->first[g]; s < l->first[g + 1]; s++)
@@ -105,11 +134,15 @@ void layer_free(struct layer *l)
 {
     if (!l)
         return;
+    free(l->message);
     free(l->slot_rank);
     free(l->x);
     free(l->tokens);
     free(l->active);
     free(l->cost);
+    free(l->flow);
+    free(l->flows);
+    free(l->node_flows);
     free(l->class_pairs);
     free(l->move);
     free(l->item);
@@ -123,28 +156,34 @@ void layer_free(struct layer *l)
     free(l);
 }
 
-/* Costs as integers of a unit in which a whole sample stays below UNITS. */
+/* Costs as integers of a unit in which a whole sample stays below UNITS; pairs likewise, weighted
+ * by what a token of the sample counts for. */
 static void fill_costs(struct layer *l)
 {
     const double *a = sample_token_cost(l->set), *b = sample_active_cost(l->set);
-    double most = 0;
+    const double *w = sample_weight(l->set);
+    double most = 0, most_flow = 0;
 
     for (uint32_t k = 0; k < l->samples; k++) {
-        double sum = 0;
+        double sum = 0, flow = 0;
 
         for (uint32_t e = 0; e < l->experts; e++) {
             size_t i = (size_t)e * l->samples + k;
 
             sum += a[k] * (double)l->tokens[i] + b[k] * (double)l->active[i];
+            flow += w[k] * (double)l->tokens[i];
         }
         most = fmax(most, sum);
+        most_flow = fmax(most_flow, flow);
     }
     l->unit = most > 0 ? most / UNITS : 1;
+    l->flow_unit = most_flow > 0 ? most_flow / UNITS : 1;
     for (size_t i = 0; i < (size_t)(l->experts + 1) * l->samples; i++) {
         uint32_t k = (uint32_t)(i % l->samples);
 
         l->cost[i] =
             (int32_t)((a[k] * (double)l->tokens[i] + b[k] * (double)l->active[i]) / l->unit);
+        l->flow[i] = (int32_t)(w[k] * (double)l->tokens[i] / l->flow_unit);
     }
 }
 
@@ -229,8 +268,9 @@ static void add_item(struct layer *l, uint32_t slot)
     int32_t *load = l->load + (size_t)rank * l->samples;
     int32_t *pairs = l->pairs + (size_t)rank * l->bag->classes;
 
-    for (uint32_t k = 0; k < l->samples; k++)
-        load[k] += l->cost[(size_t)e * l->samples + k];
+    l->bits->add_row(load, l->cost + (size_t)e * l->samples, l->samples);
+    l->bits->add_row(l->flows + (size_t)rank * l->samples, l->flow + (size_t)e * l->samples,
+                     l->samples);
     for (uint32_t c = 0; c < l->bag->classes; c++)
         pairs[c] += l->class_pairs[(size_t)e * l->bag->classes + c];
     l->moves[l->move[(size_t)e * l->ranks + rank]]++;
@@ -240,6 +280,7 @@ void layer_set(struct layer *l, const uint16_t *items)
 {
     memcpy(l->item, items, l->slots * sizeof *l->item);
     memset(l->load, 0, (size_t)l->ranks * l->samples * sizeof *l->load);
+    memset(l->flows, 0, (size_t)l->ranks * l->samples * sizeof *l->flows);
     memset(l->pairs, 0, (size_t)l->ranks * l->bag->classes * sizeof *l->pairs);
     memset(l->moves, 0, sizeof l->moves);
     for (uint32_t s = 0; s < l->slots; s++)
@@ -254,6 +295,7 @@ void layer_set(struct layer *l, const uint16_t *items)
 /* Vectors through ports: the busiest of ranks and of nodes, and their means. */
 struct busy {
     double rank, node, rank_mean, node_mean;
+    double in[PLAN_MAX_RANKS], node_in[PLAN_MAX_RANKS]; /* of each port, inwards */
 };
 
 static double larger(double a, double b)
@@ -262,11 +304,10 @@ static double larger(double a, double b)
 }
 
 /* Every home alike. count[row * classes]: tokens that touch a rank; node rows where `nodes`. */
-static struct busy busy_alike(const struct layer *l, const int32_t *count, bool nodes)
+static void busy_alike(const struct layer *l, const int32_t *count, bool nodes, struct busy *b)
 {
     size_t classes = l->bag->classes;
     double all = 0, of_node[PLAN_MAX_RANKS], ranks = l->ranks;
-    struct busy b = {0};
 
     for (uint32_t m = 0; m < l->nodes; m++) {
         double n = l->node_first[m + 1] - l->node_first[m], sum = 0, most = 0, least = INFINITY;
@@ -274,31 +315,31 @@ static struct busy busy_alike(const struct layer *l, const int32_t *count, bool 
         for (uint32_t g = l->node_first[m]; g < l->node_first[m + 1]; g++) {
             double u = count[g * classes];
 
+            b->in[g] = u * (n - 1) / ranks;
             sum += u;
             most = larger(most, u);
             least = u < least ? u : least;
         }
-        b.rank = larger(b.rank, larger(most * (n - 1), sum - least) / ranks);
-        b.rank_mean += sum * (n - 1) / (ranks * ranks);
+        b->rank = larger(b->rank, larger(most * (n - 1), sum - least) / ranks);
+        b->rank_mean += sum * (n - 1) / (ranks * ranks);
         of_node[m] = nodes ? count[(l->ranks + m) * classes] : sum;
         all += of_node[m];
     }
     for (uint32_t m = 0; l->nodes > 1 && m < l->nodes; m++) {
         double n = l->node_first[m + 1] - l->node_first[m], in = of_node[m] * (ranks - n) / ranks;
 
-        b.node = larger(b.node, larger(in, n / ranks * (all - of_node[m])));
-        b.node_mean += in / l->nodes;
+        b->node_in[m] = in;
+        b->node = larger(b->node, larger(in, n / ranks * (all - of_node[m])));
+        b->node_mean += in / l->nodes;
     }
-    return b;
 }
 
 /* Homes known: count[row * classes + home]. */
-static struct busy busy_homes(const struct layer *l, const int32_t *count, bool nodes)
+static void busy_homes(const struct layer *l, const int32_t *count, bool nodes, struct busy *b)
 {
     size_t classes = l->bag->classes;
     double out[PLAN_MAX_RANKS] = {0}, node_out[PLAN_MAX_RANKS] = {0};
     const uint16_t *node = l->p->cluster.node;
-    struct busy b = {0};
 
     for (uint32_t m = 0; m < l->nodes; m++) {
         double node_in = 0;
@@ -317,32 +358,108 @@ static struct busy busy_homes(const struct layer *l, const int32_t *count, bool 
                     node_out[node[h]] += n;
                 }
             }
-            b.rank = larger(b.rank, in);
-            b.rank_mean += in / l->ranks;
+            b->in[g] = in;
+            b->rank = larger(b->rank, in);
+            b->rank_mean += in / l->ranks;
         }
         for (uint32_t h = 0; nodes && h < l->ranks; h++)
             if (node[h] != m) {
                 node_in += count[(l->ranks + m) * classes + h];
                 node_out[node[h]] += count[(l->ranks + m) * classes + h];
             }
-        b.node = larger(b.node, node_in);
-        b.node_mean += node_in / l->nodes;
+        b->node_in[m] = node_in;
+        b->node = larger(b->node, node_in);
+        b->node_mean += node_in / l->nodes;
     }
     for (uint32_t g = 0; g < l->ranks; g++)
-        b.rank = larger(b.rank, out[g]);
+        b->rank = larger(b->rank, out[g]);
     for (uint32_t m = 0; m < l->nodes; m++)
-        b.node = larger(b.node, node_out[m]);
-    return b;
+        b->node = larger(b->node, node_out[m]);
 }
 
-static double port_price(const struct layer *l, const int32_t *count, const struct bag_group *g,
-                         bool nodes, double rank, double node)
-{
-    struct busy b =
-        g->homes ? busy_homes(l, count + g->first, nodes) : busy_alike(l, count + g->first, nodes);
+/* Seconds of J that traffic takes: at the busiest port of each group, on average over the ports,
+ * and of each port. */
+struct traffic {
+    double most, mean, messages;
+    double in[PLAN_MAX_RANKS], node_in[PLAN_MAX_RANKS];
+};
 
-    return l->mix * larger(b.rank * rank, b.node * node) +
-           (1 - l->mix) * larger(b.rank_mean * rank, b.node_mean * node);
+/* The messages of one group's exchanges, by the part of its tokens that touch each rank. */
+static void add_messages(const struct layer *l, const struct bag_group *g, const struct busy *b,
+                         struct traffic *t)
+{
+    const float *table = l->message + (size_t)(g - l->bag->group) * (LAYER_TABLE + 1);
+    const uint16_t *node = l->p->cluster.node;
+    double most = 0, sum = 0;
+
+    for (uint32_t i = 0; i < l->ranks; i++) {
+        double peers = l->node_first[node[i] + 1] - l->node_first[node[i]] - 1, x, seconds;
+        uint32_t at;
+
+        if (peers < 1)
+            continue;
+        x = b->in[i] * l->ranks / (g->tokens * peers) * LAYER_TABLE;
+        at = x < LAYER_TABLE - 1 ? (uint32_t)x : LAYER_TABLE - 1;
+        x = x < LAYER_TABLE ? x - at : 1;
+        seconds = peers * ((1 - x) * (double)table[at] + x * (double)table[at + 1]);
+        most = larger(most, seconds);
+        sum += seconds;
+    }
+    t->messages += l->mix * most + (1 - l->mix) * sum / l->ranks;
+}
+
+static void add_traffic(const struct layer *l, const int32_t *count, const struct bag_group *g,
+                        bool messages, bool nodes, double rank, double node, struct traffic *t)
+{
+    struct busy b;
+
+    b.rank = b.node = b.rank_mean = b.node_mean = 0;
+    if (g->homes)
+        busy_homes(l, count + g->first, nodes, &b);
+    else
+        busy_alike(l, count + g->first, nodes, &b);
+    t->most += larger(b.rank * rank, b.node * node);
+    t->mean += larger(b.rank_mean * rank, b.node_mean * node);
+    for (uint32_t i = 0; i < l->ranks; i++)
+        t->in[i] += b.in[i] * rank;
+    if (messages)
+        add_messages(l, g, &b, t);
+    for (uint32_t m = 0; l->nodes > 1 && m < l->nodes; m++)
+        t->node_in[m] += b.node_in[m] * node;
+}
+
+/* The mean over samples of the busiest inward port. */
+static double straggle(const struct layer *l, const struct traffic *t)
+{
+    double ranks = l->bits->scaled_sum_of_max(l->flows, t->in, l->ranks, l->samples);
+
+    if (l->nodes == 1)
+        return ranks;
+    memset(l->node_flows, 0, (size_t)l->nodes * l->samples * sizeof *l->node_flows);
+    for (uint32_t g = 0; g < l->ranks; g++)
+        l->bits->add_row(l->node_flows + (size_t)l->p->cluster.node[g] * l->samples,
+                         l->flows + (size_t)g * l->samples, l->samples);
+    return larger(ranks,
+                  l->bits->scaled_sum_of_max(l->node_flows, t->node_in, l->nodes, l->samples));
+}
+
+static double traffic_price(const struct layer *l)
+{
+    const struct cluster *c = &l->p->cluster;
+    struct traffic t;
+
+    t.most = t.mean = t.messages = 0;
+    memset(t.in, 0, l->ranks * sizeof *t.in);
+    memset(t.node_in, 0, l->nodes * sizeof *t.node_in);
+    for (uint32_t i = 0; i < l->bag->groups; i++) {
+        const struct bag_group *g = &l->bag->group[i];
+        const struct layer_ports *k = &l->ports[i];
+
+        add_traffic(l, l->touched, g, c->rank_link.latency > 0, c->two_level, k->rank, k->node, &t);
+        if (c->exact_combine)
+            add_traffic(l, l->pairs, g, false, false, k->rank_back, k->node_back, &t);
+    }
+    return l->mix * larger(t.most, straggle(l, &t)) + (1 - l->mix) * t.mean + t.messages;
 }
 
 double layer_compute(const struct layer *l)
@@ -352,20 +469,13 @@ double layer_compute(const struct layer *l)
 
 double layer_price(const struct layer *l)
 {
-    const struct cluster *c = &l->p->cluster;
-    double traffic = 0, moves = 0;
+    double moves = 0;
 
-    for (uint32_t i = 0; i < l->bag->groups; i++) {
-        const struct bag_group *g = &l->bag->group[i];
-        const struct layer_ports *k = &l->ports[i];
-
-        traffic += port_price(l, l->touched, g, c->two_level, k->rank, k->node);
-        if (c->exact_combine)
-            traffic += port_price(l, l->pairs, g, false, k->rank_back, k->node_back);
-    }
     for (int k = MOVE_NEAR; k <= MOVE_FAR; k++)
         moves += l->moves[k] * l->move_price[k];
-    return layer_compute(l) + l->traffic * traffic + moves;
+    if (!l->bag->groups)
+        return layer_compute(l) + moves;
+    return layer_compute(l) + l->traffic * traffic_price(l) + moves;
 }
 
 /* A row whose items change: `out` leaves, `in` comes. old keeps what there was. */
@@ -392,6 +502,10 @@ static void exchange_counters(struct layer *l, uint32_t ga, uint32_t gb, uint32_
     l->bits->exchange(l->load + (size_t)ga * l->samples, l->load + (size_t)gb * l->samples,
                       l->cost + (size_t)a * l->samples, l->cost + (size_t)b * l->samples,
                       l->samples);
+    if (l->bag->groups)
+        l->bits->exchange(l->flows + (size_t)ga * l->samples, l->flows + (size_t)gb * l->samples,
+                          l->flow + (size_t)a * l->samples, l->flow + (size_t)b * l->samples,
+                          l->samples);
     for (size_t c = 0; l->p->cluster.exact_combine && c < classes; c++) {
         int32_t shift = l->class_pairs[b * classes + c] - l->class_pairs[a * classes + c];
 

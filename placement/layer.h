@@ -2,9 +2,13 @@
  *
  * The price of a layer, in seconds per token (its part of J, less what no move changes):
  *     mean over samples of the busiest rank's compute time           (sample.h)
- *   + for each group of tokens (bag.h), half the busiest and half the mean port
- *     of X(D) + X(C)                                                 (objective: "Link time")
+ *   + half the busiest and half the mean port of X(D) + X(C)         (objective: "Link time")
  *   + for each copy that the plan in force does not have, its share of T_mig / H
+ * The busiest port is the larger of two: the sum over groups of tokens (bag.h) of the busiest port
+ * over all of a group's tokens; and the mean over samples of the busiest rank, where a rank's
+ * vectors vary from sample to sample as its token-expert pairs do (small steps have stragglers on
+ * links as in compute).
+ * To either come the messages of a step: a home whose tokens do not touch a rank sends it none.
  * Counters are integers: moves and their reversal leave no trace of rounding, so that the price
  * after a million moves is the price computed anew.
  *
@@ -23,6 +27,8 @@ struct layer_ports {
     double rank_back, node_back; /* exact combine only: what travels once per expert */
 };
 
+#define LAYER_TABLE 256
+
 struct layer {
     const struct place_problem *p;
     const struct bag *bag;
@@ -33,13 +39,16 @@ struct layer {
     uint32_t node_first[PLAN_MAX_RANKS + 1];
     uint16_t *slot_rank;
     struct layer_ports ports[BAG_MAX_GROUPS];
+    float *message; /* [groups][LAYER_TABLE + 1] seconds of J per peer in a node, by the part of
+                       tokens that touch a rank */
     double mix;     /* part of the busiest port; the rest is the mean's */
     double traffic; /* factor on all traffic: 1, but for a portfolio's other members */
     /* Of the layer: */
     uint64_t *x;            /* [experts + 1][words] */
     float *tokens, *active; /* [experts + 1][samples] */
     int32_t *cost;          /* [experts + 1][samples] in units */
-    double unit;
+    int32_t *flow;          /* [experts + 1][samples] token-expert pairs, weighted, in units */
+    double unit, flow_unit;
     int32_t *class_pairs; /* [experts + 1][classes] tokens; exact combine only */
     uint8_t *move;        /* [experts + 1][ranks] MOVE_... */
     double move_price[3];
@@ -50,7 +59,9 @@ struct layer {
     int32_t *touched;       /* [ranks + nodes][classes] tokens */
     int32_t *pairs;         /* [ranks][classes]; exact combine only */
     int32_t *old;           /* [4][classes] scratch */
-    int32_t *load;          /* [ranks][samples] */
+    int32_t *load;          /* [ranks][samples] of cost */
+    int32_t *flows;         /* [ranks][samples] of flow */
+    int32_t *node_flows;    /* [nodes][samples] scratch */
     uint32_t moves[3];
     double price;
 };

@@ -11,5 +11,6 @@ const struct place_method PLACE_METHODS[] = {
     {"eplb", "DeepSeek's greedy load balancer with replicas, hierarchical over nodes", eplb_solve},
     {"eplb-global", "the same by its global policy, blind to nodes", eplb_global_solve},
     {"grace", "GRACE-like: experts chosen together share a rank, then replicas", grace_solve},
+    {"exflow", "ExFlow-like: affinity between consecutive layers alone", exflow_solve},
     {0},
 };

@@ -239,6 +239,26 @@ static int solve(const struct place_problem *p, const struct place_run *run, con
     return rc;
 }
 
+int moetuner_start(const struct place_problem *p, const struct place_run *run, uint16_t *ret,
+                   struct mt_err *reterr)
+{
+    struct place_run quiet = *run;
+    struct outcome o = {0};
+    struct moetuner m;
+    int rc;
+
+    quiet.progress = NULL;
+    rc = moetuner_make(p, &quiet, false, false, &m, reterr);
+    if (rc)
+        return rc;
+    m.quick = true;
+    rc = run_programmes(&m, false, &o, reterr);
+    for (size_t i = 0; !rc && i < (size_t)m.layers * m.experts; i++)
+        ret[i] = m.label[i / m.experts * m.ranks + m.cluster[i]];
+    moetuner_done(&m);
+    return rc;
+}
+
 int moetuner_solve(const struct place_problem *p, const struct place_run *run,
                    struct place_result *ret, struct mt_err *reterr)
 {

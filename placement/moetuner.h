@@ -19,6 +19,7 @@ struct moetuner {
     const struct place_run *run;
     uint32_t layers, experts, ranks;
     bool max_form;
+    bool quick;           /* a start for others: no proofs */
     uint32_t least, most; /* sizes of a cluster */
     double *load;         /* P: [layers][experts] */
     double *pairs;        /* [layers - 1][experts][experts]; NULL: unknown */
@@ -31,10 +32,20 @@ struct moetuner {
     uint64_t solves;   /* by lp_solve */
 };
 
+#define MOETUNER_QUICK_PART 0.15 /* of the time that a start may take */
+
 static inline bool moetuner_stopped(const struct moetuner *m)
 {
-    return m->run->stop && m->run->stop(m->run->user);
+    const struct place_run *run = m->run;
+
+    return (run->stop && run->stop(run->user)) || (m->quick && !run->iterations && run->spent &&
+                                                   run->spent(run->user) > MOETUNER_QUICK_PART);
 }
+
+/* Ranks of a plan by the sum form, [layers][experts], without the proof of ILP 1: a start for
+ * others. MT_EUNSUPPORTED where the method is not defined. */
+int moetuner_start(const struct place_problem *p, const struct place_run *run, uint16_t *ret,
+                   struct mt_err *reterr);
 
 /* Fills cluster[layer]; *ret_proven: it is an optimum. */
 int moetuner_cluster(struct moetuner *m, uint32_t layer, bool *ret_proven, struct mt_err *reterr);

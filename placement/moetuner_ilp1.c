@@ -217,7 +217,7 @@ static int prove(struct moetuner *m, struct packing *k, bool *ret_proven, struct
     int rc;
 
     *ret_proven = false;
-    if (binaries > MAX_BINARIES || moetuner_stopped(m))
+    if (m->quick || binaries > MAX_BINARIES || moetuner_stopped(m))
         return 0;
     rc = new_programme(k, &lp, reterr);
     if (!rc)

@@ -15,6 +15,7 @@
 #define MAX_STATES 128
 #define MAX_TRIED 6 /* clusters of a node whose orders are all tried: 720 */
 #define SWEEPS 4
+#define QUICK_STATES 10 /* a path over more takes up to a second */
 
 static double flow_between(const struct moetuner *m, uint32_t l, uint32_t c, uint32_t d)
 {
@@ -490,6 +491,8 @@ int moetuner_assign(struct moetuner *m, bool *ret_proven, struct mt_err *reterr)
     for (uint32_t l = 0; l < m->layers; l++)
         for (uint32_t c = 0; c < m->ranks; c++)
             m->label[(size_t)l * m->ranks + c] = (uint16_t)c;
+    if (m->quick && s.canonicals > QUICK_STATES)
+        few = false;
     if (moetuner_stopped(m))
         few = false;
     else

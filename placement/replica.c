@@ -14,6 +14,7 @@
 struct share {
     uint64_t *served; /* [words] */
     int32_t *load;    /* [samples] */
+    int32_t *flow;    /* [samples] */
     int32_t *pairs;   /* [classes]; exact combine only */
 };
 
@@ -21,7 +22,7 @@ struct share {
 struct saved {
     uint32_t rank;
     uint64_t *touched;
-    int32_t *load, *pairs, *count;
+    int32_t *load, *flow, *pairs, *count;
 };
 
 struct replica {
@@ -39,6 +40,7 @@ struct replica {
     uint32_t saves;
     uint64_t *forced;  /* [ranks][words] who needs a rank for an expert with no other copy */
     int32_t *load;     /* [ranks][samples] of those experts */
+    int32_t *flow;     /* [ranks][samples] likewise */
     int32_t *pairs;    /* [ranks][classes] likewise */
     uint64_t *touched; /* [ranks + nodes][words] */
     uint64_t *rest;
@@ -48,8 +50,18 @@ struct replica {
     double price;
 };
 
-/* Cuts n rows of `row` elements out of *io. */
-#define CUT(io, row) ((io) += (row), (io) - (row))
+/* The next `n` of an array that is cut up. */
+static uint64_t *cut_set(uint64_t **io, size_t n)
+{
+    *io += n;
+    return *io - n;
+}
+
+static int32_t *cut_row(int32_t **io, size_t n)
+{
+    *io += n;
+    return *io - n;
+}
 
 static int open_rows(struct replica *r)
 {
@@ -57,7 +69,7 @@ static int open_rows(struct replica *r)
     size_t words = l->bag->words + 1, classes = l->bag->classes + 1, lanes = l->samples;
     size_t shares = 2 * (size_t)l->slots, ranks = l->ranks;
     uint64_t *sets = calloc((shares + ranks) * words, sizeof *sets);
-    int32_t *loads = calloc((shares + ranks) * lanes, sizeof *loads);
+    int32_t *loads = calloc(2 * (shares + ranks) * lanes, sizeof *loads);
     int32_t *counts = calloc((shares + 2 * ranks) * classes, sizeof *counts);
 
     r->memory[0] = sets;
@@ -67,11 +79,23 @@ static int open_rows(struct replica *r)
     r->saved = calloc(ranks, sizeof *r->saved);
     if (!sets || !loads || !counts || !r->share || !r->saved)
         return -1;
-    for (size_t i = 0; i < shares; i++)
-        r->share[i] = (struct share){CUT(sets, words), CUT(loads, lanes), CUT(counts, classes)};
-    for (size_t i = 0; i < ranks; i++)
-        r->saved[i] = (struct saved){0, CUT(sets, words), CUT(loads, lanes), CUT(counts, classes),
-                                     CUT(counts, classes)};
+    for (size_t i = 0; i < shares; i++) {
+        struct share *to = &r->share[i];
+
+        to->served = cut_set(&sets, words);
+        to->load = cut_row(&loads, lanes);
+        to->flow = cut_row(&loads, lanes);
+        to->pairs = cut_row(&counts, classes);
+    }
+    for (size_t i = 0; i < ranks; i++) {
+        struct saved *to = &r->saved[i];
+
+        to->touched = cut_set(&sets, words);
+        to->load = cut_row(&loads, lanes);
+        to->flow = cut_row(&loads, lanes);
+        to->pairs = cut_row(&counts, classes);
+        to->count = cut_row(&counts, classes);
+    }
     return 0;
 }
 
@@ -92,11 +116,12 @@ int replica_new(struct layer *l, struct replica **ret, struct mt_err *reterr)
     r->turned = calloc(l->slots, sizeof *r->turned);
     r->forced = calloc(l->ranks * words, sizeof *r->forced);
     r->load = calloc((size_t)l->ranks * l->samples, sizeof *r->load);
+    r->flow = calloc((size_t)l->ranks * l->samples, sizeof *r->flow);
     r->pairs = calloc((size_t)l->ranks * (l->bag->classes + 1), sizeof *r->pairs);
     r->touched = calloc(rows * words, sizeof *r->touched);
     r->rest = calloc(words, sizeof *r->rest);
     if (!r->has || !r->slot_of || !r->copies || !r->item || !r->best || !r->side || !r->turned ||
-        !r->forced || !r->load || !r->pairs || !r->touched || !r->rest || open_rows(r))
+        !r->forced || !r->load || !r->flow || !r->pairs || !r->touched || !r->rest || open_rows(r))
         goto no_memory;
     for (uint32_t i = 0; i <= EXP_STEPS * EXP_MOST; i++)
         r->idle[i] = expf(-(float)i / EXP_STEPS);
@@ -120,6 +145,7 @@ void replica_free(struct replica *r)
     free(r->turned);
     free(r->forced);
     free(r->load);
+    free(r->flow);
     free(r->pairs);
     free(r->touched);
     free(r->rest);
@@ -142,9 +168,11 @@ static void gather(struct replica *r, uint32_t rank)
     size_t words = l->bag->words, classes = l->bag->classes;
     uint64_t *forced = r->forced + rank * words;
     int32_t *load = r->load + (size_t)rank * l->samples, *pairs = r->pairs + rank * classes;
+    int32_t *flow = r->flow + (size_t)rank * l->samples;
 
     memset(forced, 0, words * sizeof *forced);
     memset(load, 0, l->samples * sizeof *load);
+    memset(flow, 0, l->samples * sizeof *flow);
     memset(pairs, 0, classes * sizeof *pairs);
     for (uint32_t s = l->first[rank]; s < l->first[rank + 1]; s++) {
         uint32_t e = r->item[s];
@@ -153,6 +181,7 @@ static void gather(struct replica *r, uint32_t rank)
             continue;
         l->bits->unite(forced, l->x + e * words, words);
         l->bits->add_row(load, l->cost + (size_t)e * l->samples, l->samples);
+        l->bits->add_row(flow, l->flow + (size_t)e * l->samples, l->samples);
         l->bits->add_row(pairs, l->class_pairs + e * classes, classes);
     }
 }
@@ -225,12 +254,13 @@ static double part_of(const struct replica *r, uint32_t e, uint32_t rank, uint32
     return part;
 }
 
-static void fill_load(struct replica *r, uint32_t e, double part, int32_t *load)
+static void fill_load(struct replica *r, uint32_t e, double part, struct share *share)
 {
     const struct layer *l = r->l;
     const double *a = sample_token_cost(l->set), *b = sample_active_cost(l->set);
     const float *tokens = l->tokens + (size_t)e * l->samples;
     const float *active = l->active + (size_t)e * l->samples;
+    const int32_t *flow = l->flow + (size_t)e * l->samples;
     float rate = part < 0.999 ? (float)(-log1p(-part) * EXP_STEPS) : EXP_STEPS * 7;
 
     for (uint32_t k = 0; k < l->samples; k++) {
@@ -238,7 +268,9 @@ static void fill_load(struct replica *r, uint32_t e, double part, int32_t *load)
         float idle = x < EXP_STEPS * EXP_MOST ? r->idle[(uint32_t)x] : 0;
         float some = active[k] < 1 - idle ? active[k] : 1 - idle;
 
-        load[k] = (int32_t)((a[k] * (double)tokens[k] * part + b[k] * (double)some) / l->unit);
+        share->flow[k] = (int32_t)((double)flow[k] * part);
+        share->load[k] =
+            (int32_t)((a[k] * (double)tokens[k] * part + b[k] * (double)some) / l->unit);
     }
 }
 
@@ -282,7 +314,7 @@ static void serve(struct replica *r, uint32_t e)
     for (uint32_t i = 0; i < n; i++) {
         struct share *s = share_of(r, slot[at[i]]);
 
-        fill_load(r, e, part_of(r, e, at[i], all), s->load);
+        fill_load(r, e, part_of(r, e, at[i], all), s);
         if (l->p->cluster.exact_combine)
             count_classes(l, s->served, s->pairs);
     }
@@ -295,9 +327,11 @@ static void sum_rank(struct replica *r, uint32_t rank)
     size_t words = l->bag->words, classes = l->bag->classes;
     uint64_t *touched = r->touched + rank * words;
     int32_t *load = l->load + (size_t)rank * l->samples, *pairs = l->pairs + rank * classes;
+    int32_t *flow = l->flows + (size_t)rank * l->samples;
 
     memcpy(touched, r->forced + rank * words, words * sizeof *touched);
     memcpy(load, r->load + (size_t)rank * l->samples, l->samples * sizeof *load);
+    memcpy(flow, r->flow + (size_t)rank * l->samples, l->samples * sizeof *flow);
     memcpy(pairs, r->pairs + rank * classes, classes * sizeof *pairs);
     for (uint32_t s = l->first[rank]; s < l->first[rank + 1]; s++) {
         const struct share *share = share_of(r, s);
@@ -306,6 +340,7 @@ static void sum_rank(struct replica *r, uint32_t rank)
             continue;
         l->bits->unite(touched, share->served, words);
         l->bits->add_row(load, share->load, l->samples);
+        l->bits->add_row(flow, share->flow, l->samples);
         if (l->p->cluster.exact_combine)
             l->bits->add_row(pairs, share->pairs, classes);
     }
@@ -455,6 +490,7 @@ static void save_rank(struct replica *r, uint32_t rank)
     s->rank = rank;
     memcpy(s->touched, r->touched + rank * words, words * sizeof *s->touched);
     memcpy(s->load, l->load + (size_t)rank * l->samples, l->samples * sizeof *s->load);
+    memcpy(s->flow, l->flows + (size_t)rank * l->samples, l->samples * sizeof *s->flow);
     memcpy(s->pairs, l->pairs + rank * classes, classes * sizeof *s->pairs);
     memcpy(s->count, l->touched + rank * classes, classes * sizeof *s->count);
 }
@@ -469,6 +505,7 @@ static void restore(struct replica *r)
 
         memcpy(r->touched + s->rank * words, s->touched, words * sizeof *s->touched);
         memcpy(l->load + (size_t)s->rank * l->samples, s->load, l->samples * sizeof *s->load);
+        memcpy(l->flows + (size_t)s->rank * l->samples, s->flow, l->samples * sizeof *s->flow);
         memcpy(l->pairs + s->rank * classes, s->pairs, classes * sizeof *s->pairs);
         memcpy(l->touched + s->rank * classes, s->count, classes * sizeof *s->count);
     }

@@ -35,7 +35,7 @@ struct sample_set {
     uint32_t count, used;
     struct sample *sample; /* [used] */
     struct pieces *pieces; /* [scenarios] */
-    double *token_cost, *active_cost;
+    double *token_cost, *active_cost, *weight;
 };
 
 static uint32_t token_of(const struct pieces *p, uint32_t i)
@@ -122,8 +122,11 @@ static void draw_tokens(const struct pieces *p, const float *weight, size_t stri
     for (uint32_t i = 0; i < p->n; i++) {
         uint32_t length = p->start[i + 1] - p->start[i];
 
-        for (sum += (double)weight[i * stride] * length; k < s->tokens && due < sum; due += step)
+        sum += (double)weight[i * stride] * length;
+        while (k < s->tokens && due < sum) {
             s->token[k++] = token_of(p, p->start[i] + random_below(r, length));
+            due += step;
+        }
     }
     while (k < s->tokens) /* rounding of the sum */
         s->token[k++] = token_of(p, p->tokens - 1);
@@ -197,6 +200,7 @@ static int open_scenario(struct sample_set *set, const struct sample_rule *rule,
     for (uint32_t k = 0; k < n; k++) {
         set->token_cost[set->used] = by * p->cluster.token_expert;
         set->active_cost[set->used] = by * p->cluster.active_expert;
+        set->weight[set->used] = by;
         if (make_sample(set, rule, scenario, k, r))
             goto no_memory;
     }
@@ -219,12 +223,13 @@ int sample_new(const struct place_problem *p, const struct sample_rule *rule, ui
     if (s) {
         s->p = p;
         s->count = n;
-        s->sample = calloc(n, sizeof *s->sample);
-        s->pieces = calloc(p->scenarios, sizeof *s->pieces);
+        s->sample = calloc((size_t)n + 1, sizeof *s->sample);
+        s->pieces = calloc(p->scenarios + 1, sizeof *s->pieces);
         s->token_cost = calloc(n, sizeof *s->token_cost);
         s->active_cost = calloc(n, sizeof *s->active_cost);
+        s->weight = calloc(n, sizeof *s->weight);
     }
-    if (!s || !s->sample || !s->pieces || !s->token_cost || !s->active_cost)
+    if (!s || !s->sample || !s->pieces || !s->token_cost || !s->active_cost || !s->weight)
         rc = mt_error(reterr, MT_ENOMEM, "search: no memory for %u samples", n);
     for (uint32_t i = 0; !rc && i < p->scenarios; i++)
         rc = open_scenario(s, rule, i, &r, reterr);
@@ -251,6 +256,7 @@ void sample_free(struct sample_set *s)
     free(s->pieces);
     free(s->token_cost);
     free(s->active_cost);
+    free(s->weight);
     free(s);
 }
 
@@ -262,6 +268,11 @@ uint32_t sample_count(const struct sample_set *s)
 const double *sample_token_cost(const struct sample_set *s)
 {
     return s->token_cost;
+}
+
+const double *sample_weight(const struct sample_set *s)
+{
+    return s->weight;
 }
 
 const double *sample_active_cost(const struct sample_set *s)

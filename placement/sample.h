@@ -28,6 +28,8 @@ uint32_t sample_count(const struct sample_set *s);
 /* a[count], b[count]; zero beyond the real samples. */
 const double *sample_token_cost(const struct sample_set *s);
 const double *sample_active_cost(const struct sample_set *s);
+/* share / n_s / samples of the scenario: [count]. */
+const double *sample_weight(const struct sample_set *s);
 /* tokens[experts + 1][count]: w of each expert in each sample of a layer; active alike, the
  * probability that it has a token (0 or 1 where a sample is a step). The last row is zero. */
 void sample_layer(const struct sample_set *s, uint32_t layer, float *tokens, float *active);

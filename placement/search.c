@@ -177,6 +177,13 @@ uint32_t search_past(const struct search *s, uint32_t layer, uint16_t *ret)
     return n;
 }
 
+/* Few experts are heavy ones, and leave a local optimum only with much heat; many need little. So
+ * one round in three is hot. */
+static double heat_of_round(const struct search *s)
+{
+    return s->rounds % 3 == 1 ? 8 : 1;
+}
+
 /* One copy each: annealed from the best, kept if better. */
 static uint64_t exchange_layer(struct search *s, uint32_t i, uint64_t moves,
                                const struct place_run *run)
@@ -188,9 +195,9 @@ static uint64_t exchange_layer(struct search *s, uint32_t i, uint64_t moves,
 
     layer_load(l, i);
     layer_set(l, best);
-    heat = anneal_heat(l);
+    heat = anneal_heat(l) * heat_of_round(s);
     tried = anneal_exchange(l, &(struct anneal){moves, heat, heat / COOL}, &s->random, run);
-    tried += anneal_descend(l, run);
+    tried += anneal_descend(l, moves, run);
     remember(s, i);
     if (l->price < s->price_single[i]) {
         s->price_single[i] = l->price;
@@ -217,7 +224,7 @@ static uint64_t replicate_layer(struct search *s, uint32_t i, uint64_t moves,
         replica_fill(r, &s->random, FILL_TRIES, run);
     }
     s->layer_homes->price = replica_price(r);
-    heat = anneal_heat(s->layer_homes) / 4;
+    heat = anneal_heat(s->layer_homes) / (s->rounds % 2 ? 16 : 8);
     tried = replica_anneal(r, &(struct anneal){moves, heat, heat / COOL}, &s->random, run);
     if (replica_price(r) < s->price[i]) {
         s->price[i] = replica_price(r);

@@ -146,6 +146,33 @@ static int64_t sum_of_max(const int32_t *rows, size_t n, size_t lanes)
     return total;
 }
 
+static double scaled_sum_of_max(const int32_t *rows, const double *total, size_t n, size_t lanes)
+{
+    float scale[BITS_MAX_ROWS];
+    double sum = 0;
+
+    for (size_t row = 0; row < n; row++) {
+        int64_t of_row = 0;
+
+        for (size_t i = 0; i < lanes; i++)
+            of_row += rows[row * lanes + i];
+        scale[row] = of_row ? (float)(total[row] / (double)of_row) : 0;
+    }
+    for (size_t at = 0; at < lanes; at += BITS_LANES) {
+        float most[BITS_LANES] = {0};
+
+        for (size_t row = 0; row < n; row++)
+            for (size_t i = 0; i < BITS_LANES; i++) {
+                float x = (float)rows[row * lanes + at + i] * scale[row];
+
+                most[i] = x > most[i] ? x : most[i];
+            }
+        for (size_t i = 0; i < BITS_LANES; i++)
+            sum += (double)most[i];
+    }
+    return sum;
+}
+
 #define NAME_(isa) bits_##isa
 #define NAME(isa) NAME_(isa)
 #if defined KERNELS_ISA_avx512
@@ -156,5 +183,6 @@ static int64_t sum_of_max(const int32_t *rows, size_t n, size_t lanes)
 #define ISA portable
 #endif
 
-const struct bits NAME(ISA) = {count,    count_exchange, add,      take,    take_below,
-                               take_all, unite,          exchange, add_row, sum_of_max};
+const struct bits NAME(ISA) = {
+    count, count_exchange, add,     take,       take_below,       take_all,
+    unite, exchange,       add_row, sum_of_max, scaled_sum_of_max};

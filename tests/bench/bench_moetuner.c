@@ -1,12 +1,13 @@
 /* MoETuner's method on real traces: seconds, what is proven, and for 4 ranks the chain's optimum by
- * enumeration beside it. TRACES names a folder with traces (../shared/traces); absent ones are
- * skipped. */
+ * enumeration beside it; then the search for the flow objective, with its bound. TRACES names a
+ * folder with traces (../shared/traces); absent ones are skipped. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "placement/flow.h"
 #include "placement/methods.h"
 
 static double seconds(void)
@@ -112,6 +113,53 @@ static void chain(const struct place_problem *p, const struct plan *plan, bool m
     free(pairs);
 }
 
+static double stop_at, start_at;
+
+static double time_spent(void *unused)
+{
+    (void)unused;
+    return (seconds() - start_at) / (stop_at - start_at);
+}
+
+static bool is_late(void *unused)
+{
+    (void)unused;
+    return seconds() > stop_at;
+}
+
+static void bench_flow(const char *name, struct place_problem *p, double limit)
+{
+    struct place_run run = {.seed = 1, .stop = is_late, .spent = time_spent};
+    struct flow_found found;
+    struct place_result start;
+    struct mt_err err;
+    double bound, begin = seconds(), searched;
+    bool exact;
+
+    p->semantics = PLACE_FLOW;
+    start_at = begin;
+    stop_at = begin + limit;
+    if (contiguous_solve(p, &run, &start, &err) ||
+        flow_search(p, &run, &start.plan, &found, &err)) {
+        printf("%s: %s\n", name, err.text);
+        return;
+    }
+    searched = seconds();
+    start_at = searched;
+    stop_at = searched + 10;
+    if (flow_bound(p, &run, &bound, &exact, &err)) {
+        printf("%s: %s\n", name, err.text);
+        return;
+    }
+    printf(
+        "%-28s G=%-2u nodes=%u flow %7.3f s  %s  contiguous %.6g, found %.6g, bound %.6g (%.2f %%)"
+        ", %llu moves, bound in %.3f s\n",
+        name, p->cluster.ranks, p->cluster.nodes, searched - begin, found.optimal ? "OPTIMAL" : "-",
+        start.objective, found.objective, bound, 100 * (1 - bound / found.objective),
+        (unsigned long long)found.moves, seconds() - searched);
+    plan_done(&start.plan);
+}
+
 static void bench(const char *folder, const char *name, uint32_t ranks, uint32_t nodes)
 {
     static const struct {
@@ -155,6 +203,10 @@ static void bench(const char *folder, const char *name, uint32_t ranks, uint32_t
         }
         plan_done(&got.plan);
     }
+    bench_flow(name, &p, 2);
+    for (uint32_t g = 0; g < ranks; g++) /* without spare slots */
+        p.cluster.slots[g] -= 2;
+    bench_flow(name, &p, 2);
     free(load);
     trace_done(&t);
 }

@@ -87,6 +87,8 @@ void searched_make(struct random *r, const struct searched *how, struct example 
     p->cluster = example_cluster(r, how->ranks, how->nodes);
     p->cluster.two_level = how->two_level;
     p->cluster.exact_combine = how->exact;
+    if (how->free_messages)
+        p->cluster.rank_link.latency = p->cluster.node_link.latency = 0;
     give_slots(r, how, p);
     p->homes = how->affinity ? PLACE_HOMES_AFFINITY : PLACE_HOMES_LOAD;
     p->prompt_fraction = 0.5;
@@ -159,7 +161,7 @@ void searched_hold(const struct place_problem *p, uint32_t layer, const uint16_t
 
 struct plan searched_plan(struct random *r, const struct place_problem *p, bool replicas)
 {
-    uint16_t *items = calloc(searched_slots(p), sizeof *items);
+    uint16_t *items = calloc(searched_slots(p) + 1, sizeof *items);
     uint8_t *held = calloc((size_t)p->layers * p->experts, p->cluster.ranks);
     struct plan plan;
     struct mt_err err;

@@ -12,8 +12,9 @@ struct searched {
     uint32_t documents, longest, tokens, scenarios;
     enum { SEARCHED_PREFILL, SEARCHED_DECODE, SEARCHED_BOTH } phases;
     bool two_level, exact, affinity, from;
-    bool uneven; /* slots; each rank keeps what holds its part of the experts, or less */
-    bool shared; /* all scenarios have one trace */
+    bool uneven;        /* slots; each rank keeps what holds its part of the experts, or less */
+    bool shared;        /* all scenarios have one trace */
+    bool free_messages; /* no latency */
 };
 
 struct searched searched_random(struct random *r);

@@ -214,7 +214,7 @@ static void check_sums(const struct place_problem *p, const struct sample_rule *
         cost += a[k];
     }
     assert_true(used >= p->scenarios);
-    assert_true(used <= p->scenarios + rule->samples);
+    assert_true(used <= 4 * p->scenarios + rule->samples);
     assert_float_equal(cost * p->scenario[0].tokens, p->cluster.token_expert, 1e-9);
     free(tokens);
     free(active);

@@ -39,9 +39,9 @@ static void fill(struct random *r, uint64_t *a, size_t n)
 
     for (size_t i = 0; i < n; i++) {
         a[i] = random_next(r);
-        if (kind == 1)
-            a[i] &= random_next(r) & random_next(r) & random_next(r);
-        else if (kind == 2)
+        for (uint32_t k = 0; k < 3 && kind == 1; k++)
+            a[i] &= random_next(r);
+        if (kind == 2)
             a[i] = 0;
         else if (kind == 3)
             a[i] = ~0ull;
@@ -232,6 +232,43 @@ static void rows_match_single_lanes(void **state)
                        (size_t)BITS_LANES * (1 + random_below(&r, 5)));
 }
 
+/* The same bits of the answer from every variant, near what doubles say. */
+static void scaled_rows_match_single_lanes(void **state)
+{
+    static int32_t rows[9 * 80];
+    struct random r = {5};
+
+    (void)state;
+    for (uint32_t k = 0; k < ROUNDS; k++) {
+        size_t n = 1 + random_below(&r, 9), lanes = (size_t)BITS_LANES * (1 + random_below(&r, 5));
+        double total[9], scale[9], want = 0, first;
+
+        for (size_t i = 0; i < n; i++) {
+            double sum = 0;
+
+            for (size_t j = 0; j < lanes; j++) {
+                rows[i * lanes + j] = i % 4 == 3 ? 0 : (int32_t)random_below(&r, 1u << 30);
+                sum += rows[i * lanes + j];
+            }
+            total[i] = random_unit(&r);
+            scale[i] = sum > 0 ? total[i] / sum : 0;
+        }
+        for (size_t j = 0; j < lanes; j++) {
+            double most = 0;
+
+            for (size_t i = 0; i < n; i++)
+                most =
+                    rows[i * lanes + j] * scale[i] > most ? rows[i * lanes + j] * scale[i] : most;
+            want += most;
+        }
+        first = bits_portable.scaled_sum_of_max(rows, total, n, lanes);
+        assert_float_equal(first, want, 1e-5 * want);
+        for (uint32_t i = 1; i < 3; i++)
+            if (variant(i))
+                assert_true(variant(i)->scaled_sum_of_max(rows, total, n, lanes) == first);
+    }
+}
+
 /* Rows of counts are as long as there are classes, which is no multiple of anything. */
 static void rows_of_any_length_add_up(void **state)
 {
@@ -268,6 +305,7 @@ int main(void)
         cmocka_unit_test(sets_match_single_bits),
         cmocka_unit_test(below_is_a_comparison_of_bytes),
         cmocka_unit_test(rows_match_single_lanes),
+        cmocka_unit_test(scaled_rows_match_single_lanes),
         cmocka_unit_test(rows_of_any_length_add_up),
         cmocka_unit_test(the_fastest_is_one_that_this_machine_has),
     };

@@ -125,6 +125,12 @@ static void walk(struct random *r, struct world *w, uint32_t moves)
     free(items);
 }
 
+static void walk_freely(struct random *r, struct world *w)
+{
+    w->other->mix = w->layer->mix;
+    walk(r, w, 5);
+}
+
 static void exchanges_leave_no_trace(void **state)
 {
     struct random r = {1};
@@ -191,8 +197,9 @@ static void find_flows(const struct world *w, uint32_t scenario, const uint8_t *
     }
 }
 
-/* Half the busiest and half the mean port, by the definition of X. m: [home][rank] */
-static double ports_seconds(const struct cluster *c, const double m[8][8], const double net[8][8])
+/* The busiest and the mean port, by the definition of X, weighted. m: [home][rank] */
+static double ports_seconds(const struct cluster *c, double mix, const double m[8][8],
+                            const double net[8][8])
 {
     double rank = 0, rank_mean = 0, node = 0, node_mean = 0, between[8][8] = {{0}};
 
@@ -220,9 +227,8 @@ static double ports_seconds(const struct cluster *c, const double m[8][8], const
         node = fmax(node, fmax(in, out));
         node_mean += in / c->nodes;
     }
-    return (fmax(rank / c->rank_link.bandwidth, node / c->node_link.bandwidth) +
-            fmax(rank_mean / c->rank_link.bandwidth, node_mean / c->node_link.bandwidth)) /
-           2;
+    return mix * fmax(rank / c->rank_link.bandwidth, node / c->node_link.bandwidth) +
+           (1 - mix) * fmax(rank_mean / c->rank_link.bandwidth, node_mean / c->node_link.bandwidth);
 }
 
 static double traffic_by_hand(const struct world *w, const uint8_t *rank_of)
@@ -235,11 +241,12 @@ static double traffic_by_hand(const struct world *w, const uint8_t *rank_of)
         struct flows f;
 
         find_flows(w, i, rank_of, &f);
-        sum += p->scenario[i].share / f.tokens *
-               (c->dispatch_bytes * ports_seconds(c, f.v, c->two_level ? f.net : NULL) +
-                c->combine_bytes * (c->exact_combine
-                                        ? ports_seconds(c, f.pairs, NULL)
-                                        : ports_seconds(c, f.v, c->two_level ? f.net : NULL)));
+        sum +=
+            p->scenario[i].share / f.tokens *
+            (c->dispatch_bytes * ports_seconds(c, w->layer->mix, f.v, c->two_level ? f.net : NULL) +
+             c->combine_bytes * (c->exact_combine ? ports_seconds(c, w->layer->mix, f.pairs, NULL)
+                                                  : ports_seconds(c, w->layer->mix, f.v,
+                                                                  c->two_level ? f.net : NULL)));
     }
     return sum;
 }
@@ -291,25 +298,34 @@ static double moves_by_hand(const struct world *w, const uint8_t *rank_of)
                    : 0;
 }
 
+/* The mean port exactly; the busiest too where nothing varies, otherwise it is a lower bound. */
 static void a_price_is_what_its_header_says(void **state)
 {
     struct random r = {2};
 
     (void)state;
-    for (uint32_t i = 0; i < 2 * WORLDS; i++) {
+    for (uint32_t i = 0; i < 3 * WORLDS; i++) {
         struct searched how = searched_random(&r);
-        struct sample_rule rule = random_rule(&r);
+        struct sample_rule rule = i % 3 ? random_rule(&r) : MEANS;
         uint8_t rank_of[20] = {0};
         struct world w;
         double want;
 
+        how.free_messages = true;
+        if (i % 3 == 0) {
+            how.phases = SEARCHED_PREFILL;
+            how.scenarios = 1;
+        }
         open_world(&r, &how, &rule, &w);
-        walk(&r, &w, 5);
+        w.layer->mix = i % 3 == 1 ? 0 : 0.5;
+        walk_freely(&r, &w);
         ranks_of(w.layer, rank_of);
         want = compute_by_hand(&w, rank_of) + traffic_by_hand(&w, rank_of) +
                moves_by_hand(&w, rank_of);
         assert_float_equal(layer_compute(w.layer), compute_by_hand(&w, rank_of), 1e-6 * want);
-        assert_float_equal(w.layer->price, want, 1e-6 * want);
+        assert_true(w.layer->price >= want * (1 - 1e-6));
+        if (i % 3 < 2)
+            assert_float_equal(w.layer->price, want, 1e-6 * want);
         close_world(&w);
     }
 }
@@ -331,9 +347,10 @@ static double oracle(struct world *w, enum score_evaluation how, struct score *s
     return s->tokens_seconds;
 }
 
-/* With means, the whole weight on the busiest port, and neither latency nor dense layers, a price
- * is the fluid objective. By affinity the homes must be those of the plan, and decode's compute
- * time is of whole steps, so that only its traffic is the same. */
+/* With means of one scenario, the whole weight on the busiest port, and neither latency nor dense
+ * layers, a price is the fluid objective; of several or of steps it is no less. By affinity the
+ * homes must be those of the plan, and decode's compute time is of whole steps, so that only its
+ * traffic compares. */
 static void a_price_of_means_is_the_fluid_objective(void **state)
 {
     struct random r = {3};
@@ -348,8 +365,9 @@ static void a_price_of_means_is_the_fluid_objective(void **state)
 
         how.phases = how.affinity && i % 2 ? SEARCHED_DECODE : SEARCHED_PREFILL;
         how.from = false;
+        how.free_messages = true;
+        how.scenarios = i % 4 < 2 ? 1 : how.scenarios;
         open_world(&r, &how, &MEANS, &w);
-        w.e.p.cluster.rank_link.latency = w.e.p.cluster.node_link.latency = 0;
         w.e.p.cluster.dense_step = w.e.p.cluster.dense_token = 0;
         items = calloc(w.layer->slots, sizeof *items);
         assert_non_null(items);
@@ -364,11 +382,13 @@ static void a_price_of_means_is_the_fluid_objective(void **state)
         w.layer->mix = 1;
         layer_set(w.layer, items);
         want = oracle(&w, SCORE_FLUID, &s);
-        if (how.phases == SEARCHED_PREFILL)
+        if (how.phases == SEARCHED_PREFILL && how.scenarios == 1)
             assert_float_equal(w.layer->price, want, 1e-5 * want);
+        else if (how.phases == SEARCHED_PREFILL)
+            assert_true(w.layer->price >= want * (1 - 1e-5));
         else
-            assert_float_equal(w.layer->price - layer_compute(w.layer),
-                               s.terms.dispatch + s.terms.combine, 1e-5 * want);
+            assert_true(w.layer->price - layer_compute(w.layer) >=
+                        s.terms.dispatch + s.terms.combine - 1e-5 * want);
         free(items);
         close_world(&w);
     }

@@ -14,114 +14,13 @@
 
 #include "placement/methods.h"
 #include "placement/random.h"
+#include "tests/unit/placement/worlds.h"
 
 #define MAX_L 6
 #define MAX_E 8
 #define MAX_G 4
 #define MAX_P 24
 #define NEAR 1e-9
-
-struct world {
-    struct place_problem p;
-    struct trace trace[2];
-    double *load[2];
-};
-
-static void make_trace(struct random *r, const struct place_problem *p, struct trace *ret)
-{
-    struct trace t = {.layers = p->layers,
-                      .experts = p->experts,
-                      .topk = p->topk,
-                      .tokens = 20 + random_below(r, 120),
-                      .documents = 1};
-    uint32_t skew = random_below(r, 3);
-
-    t.doc = calloc(2, sizeof *t.doc);
-    t.choice = calloc((size_t)t.tokens * t.layers * t.topk, sizeof *t.choice);
-    assert_true(t.doc && t.choice);
-    t.doc[1] = t.tokens;
-    for (uint32_t i = 0; i < t.tokens * t.layers; i++) {
-        uint16_t *c = t.choice + (size_t)i * t.topk;
-        bool used[512] = {false};
-
-        for (uint32_t k = 0; k < t.topk; k++) {
-            uint32_t e = random_below(r, t.experts), again = random_below(r, t.experts);
-
-            if (skew)
-                e = e < again ? e : again;
-            if (skew > 1 && i % t.layers && random_below(r, 2)) /* affinity between layers */
-                e = *(c - t.topk) / 2;
-            while (used[e])
-                e = (e + 1) % t.experts;
-            used[e] = true;
-            c[k] = (uint16_t)e;
-        }
-    }
-    *ret = t;
-}
-
-static void make_cluster(struct random *r, uint32_t ranks, uint32_t experts, struct cluster *c)
-{
-    uint32_t cut = ranks > 1 ? 1 + random_below(r, ranks - 1) : 0;
-
-    if (ranks % 2 == 0 && random_below(r, 2))
-        cut = ranks / 2;
-    *c = (struct cluster){.name = "test",
-                          .ranks = ranks,
-                          .nodes = 1,
-                          .rank_link = {2e11, 1e-6},
-                          .node_link = {random_below(r, 5) ? 4e10 : 2e11, 5e-6},
-                          .token_expert = 1e-6,
-                          .active_expert = 1e-5,
-                          .dense_token = 1e-7,
-                          .dispatch_bytes = 8192,
-                          .combine_bytes = 8192,
-                          .kv_bytes = 1000,
-                          .expert_bytes = 1e6,
-                          .migration_share = 0.5};
-    if (ranks > 1 && random_below(r, 2)) {
-        c->nodes = 2;
-        for (uint32_t g = 0; g < ranks; g++)
-            c->node[g] = g >= cut;
-    }
-    for (uint32_t g = 0; g < ranks; g++)
-        c->slots[g] = (experts + ranks - 1) / ranks + random_below(r, 1) + random_below(r, 2) * 2;
-    for (uint32_t g = 1; g < ranks; g++)
-        c->slots[g] = c->slots[0];
-}
-
-static void make_world(struct random *r, uint32_t layers, uint32_t experts, uint32_t ranks,
-                       struct world *w)
-{
-    *w = (struct world){.p = {.layers = layers,
-                              .experts = experts,
-                              .topk = 1 + random_below(r, experts < 3 ? experts : 3),
-                              .scenarios = 1 + random_below(r, 2),
-                              .prompt_fraction = 0.5,
-                              .home_slack = 0.1}};
-    make_cluster(r, ranks, experts, &w->p.cluster);
-    for (uint32_t s = 0; s < w->p.scenarios; s++) {
-        make_trace(r, &w->p, &w->trace[s]);
-        w->load[s] = calloc((size_t)layers * experts, sizeof(double));
-        assert_non_null(w->load[s]);
-        trace_loads(&w->trace[s], w->load[s]);
-        w->p.scenario[s] =
-            (struct place_scenario){.name = "s",
-                                    .phase = s ? PLACE_DECODE : PLACE_PREFILL,
-                                    .share = w->p.scenarios == 1 ? 1 : 0.25 + s * 0.5,
-                                    .tokens = 64,
-                                    .trace = &w->trace[s],
-                                    .load = w->load[s]};
-    }
-}
-
-static void world_done(struct world *w)
-{
-    for (uint32_t s = 0; s < 2; s++) {
-        trace_done(&w->trace[s]);
-        free(w->load[s]);
-    }
-}
 
 /* --- what the oracle knows: own sums from the traces --------------------------------------------
  */
@@ -403,7 +302,7 @@ static void test_oracle(void **unused)
         uint32_t experts = ranks + random_below(&r, MAX_E - ranks + 1);
         struct world w;
 
-        make_world(&r, layers, experts, ranks, &w);
+        worlds_make(&r, layers, experts, ranks, &w);
         for (size_t i = 0; i < sizeof form / sizeof *form; i++) {
             struct place_run run = {.seed = 1};
             struct place_result got = {0};
@@ -417,7 +316,7 @@ static void test_oracle(void **unused)
             missed += strstr(got.note, "missed") != NULL;
             plan_done(&got.plan);
         }
-        world_done(&w);
+        worlds_done(&w);
     }
     assert_true(missed > 0); /* (13) that cannot hold is among them */
 }
@@ -446,7 +345,7 @@ static void test_larger(void **unused)
             struct place_result a = {0}, b = {0};
             struct world w;
 
-            make_world(&r, shape[i][0], shape[i][1], shape[i][2], &w);
+            worlds_make(&r, shape[i][0], shape[i][1], shape[i][2], &w);
             assert_int_equal(solve(&w.p, &run, &a, NULL), 0);
             assert_int_equal(solve(&w.p, &run, &b, NULL), 0);
             check_shape(&w.p, &a.plan);
@@ -457,7 +356,7 @@ static void test_larger(void **unused)
             check_shape(&w.p, &b.plan);
             plan_done(&a.plan);
             plan_done(&b.plan);
-            world_done(&w);
+            worlds_done(&w);
         }
 }
 
@@ -470,7 +369,7 @@ static void test_undefined(void **unused)
     struct world w;
 
     (void)unused;
-    make_world(&r, 2, 4, 4, &w);
+    worlds_make(&r, 2, 4, 4, &w);
     w.p.cluster.ranks = 5;
     w.p.cluster.slots[4] = 1;
     assert_int_equal(moetuner_solve(&w.p, &run, &got, &err), MT_EUNSUPPORTED);
@@ -478,10 +377,10 @@ static void test_undefined(void **unused)
     w.p.cluster.ranks = 4;
     w.p.cluster.slots[2] = 0;
     assert_int_equal(moetuner_solve(&w.p, &run, &got, &err), MT_EUNSUPPORTED);
-    world_done(&w);
+    worlds_done(&w);
 
     /* loads alone: clusters, and the note says so */
-    make_world(&r, 3, 8, 4, &w);
+    worlds_make(&r, 3, 8, 4, &w);
     for (uint32_t s = 0; s < w.p.scenarios; s++)
         w.p.scenario[s].trace = NULL;
     assert_int_equal(moetuner_solve(&w.p, &run, &got, &err), 0);
@@ -496,7 +395,7 @@ static void test_undefined(void **unused)
     assert_int_equal(moetuner_free_solve(&w.p, &run, &got, &err), 0);
     check_shape(&w.p, &got.plan);
     plan_done(&got.plan);
-    world_done(&w);
+    worlds_done(&w);
 }
 
 int main(void)

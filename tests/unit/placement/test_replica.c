@@ -219,6 +219,7 @@ static void a_price_is_near_the_fluid_objective(void **state)
                                .longest = 60,
                                .tokens = 512,
                                .scenarios = 1,
+                               .free_messages = true,
                                .phases = SEARCHED_PREFILL,
                                .two_level = random_below(&r, 2),
                                .exact = random_below(&r, 2)};
@@ -231,7 +232,7 @@ static void a_price_is_near_the_fluid_objective(void **state)
         how.slots = (how.experts + how.ranks - 1) / how.ranks + random_below(&r, 4);
         open_world(&r, &how, &means, &w);
         c = &w.e.p.cluster;
-        c->rank_link.latency = c->node_link.latency = c->dense_step = c->dense_token = 0;
+        c->dense_step = c->dense_token = 0;
         items = calloc(w.layer->slots, sizeof *items);
         assert_non_null(items);
         searched_items(&r, &w.e.p, true, items);
