@@ -12,7 +12,7 @@
 #define ROUNDS 5            /* walks, each finer than the last */
 #define MAX_WINDOWS 300     /* of one walk */
 #define COARSE 6            /* a gap of so many steps is not the step's fault */
-#define WIDEST 0.03        /* of the layer's cost: the least step of the first walk */
+#define WIDEST 0.03         /* of the layer's cost: the least step of the first walk */
 #define FINER 0.4           /* of the next walk's step */
 #define FIRST_NODES 1000000 /* of one exact pricing in the first walk */
 #define MORE_NODES 6
