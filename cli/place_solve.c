@@ -34,8 +34,8 @@ static const struct option OPTIONS[] = {
     {"time-ms", OPTION_INT, AT(time_ms), "0", 0, 7 * 86400e3, NULL, "MS", "Search",
      "Ends the search. 0: 10 s, or no limit with --iterations."},
     {"resample", OPTION_FLAG, AT(resample), "true", 0, 0, NULL, NULL, "Search",
-     "Prefers plans that hold on resampled documents, as far as cross-validation says that this pays; "
-     "off: fits the traces as they are, which is what a proven gap is about."},
+     "Prefers plans that hold on resampled documents, as far as cross-validation says that this "
+     "pays; off: fits the traces as they are, which is what a proven gap is about."},
     {"gap", OPTION_REAL, AT(gap), "0", 0, 1, NULL, "G", "Search",
      "Ends the search once the plan is proven to be within this part of the optimum."},
     {"iterations", OPTION_INT, AT(iterations), "0", 0, 1e15, NULL, "N", "Search",
