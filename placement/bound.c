@@ -12,7 +12,7 @@
 #define ROUNDS 5            /* walks, each finer than the last */
 #define MAX_WINDOWS 300     /* of one walk */
 #define COARSE 6            /* a gap of so many steps is not the step's fault */
-#define WIDEST 0.03        /* of the layer's cost: the least step of the first walk */
+#define WIDEST 0.03         /* of the layer's cost: the least step of the first walk */
 #define FINER 0.4           /* of the next walk's step */
 #define FIRST_NODES 1000000 /* of one exact pricing in the first walk */
 #define MORE_NODES 6
@@ -284,12 +284,14 @@ static int step(struct walk *w, const struct cover *c, struct master *m, struct 
     struct pricing_window win = next_window(w, c, m->ranks, &low, &enough);
     int rc = master_bound(m, &win, least / 4 / c->scale * m->ranks, enough, &sum, reterr);
 
-    if (rc || stopped(m->run))
+    if (rc)
         return rc;
     sum /= m->ranks;
-    w->cut |= m->aborted > 0;
     if (low <= w->floor && w->target >= w->best)
         w->vectors = larger(w->vectors, sum);
+    if (stopped(m->run))
+        return 0;
+    w->cut |= m->aborted > 0;
     reach = w->target - w->constant - c->scale * larger(sum, w->vectors);
     if (reach <= low) { /* all of the window is closed */
         w->high = low;
