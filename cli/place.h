@@ -182,6 +182,7 @@ void place_picture_port(const struct place_problem *p, const struct place_pictur
 struct place_search {
     const struct place_method *method;
     uint64_t seed, iterations;
+    bool plain; /* place_run.plain */
     double gap;
     int64_t time_ms; /* 0: until the method ends */
     uint32_t jobs;   /* processes, with seeds seed, seed + 1, ... */

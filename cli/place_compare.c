@@ -14,7 +14,7 @@ struct config {
     char *methods, *spares, *svg;
     double fit_fraction, gap;
     int64_t time_ms, seed, iterations, jobs, first_tokens;
-    bool json, help;
+    bool resample, json, help;
 };
 
 #define AT(field) offsetof(struct config, field)
@@ -36,6 +36,9 @@ static const struct option OPTIONS[] = {
      "Default: all that there are; `moetuner place --help` lists them."},
     {"time-ms", OPTION_INT, AT(time_ms), DEFAULT_MS, 0, 7 * 86400e3, NULL, "MS", "Search",
      "For each method; 0: no limit."},
+    {"resample", OPTION_FLAG, AT(resample), "true", 0, 0, NULL, NULL, "Search",
+     "Prefers plans that hold on resampled documents, as far as cross-validation says that this pays; "
+     "off: fits the traces as they are, which is what a proven gap is about."},
     {"gap", OPTION_REAL, AT(gap), "0", 0, 1, NULL, "G", "Search",
      "Ends a search once the plan is proven to be within this part of the optimum."},
     {"iterations", OPTION_INT, AT(iterations), "0", 0, 1e15, NULL, "N", "Search",
@@ -208,6 +211,7 @@ static void run_method(struct comparison *x, const struct place_method *m,
     struct place_search search = {.method = m,
                                   .seed = (uint64_t)c->seed,
                                   .iterations = (uint64_t)c->iterations,
+                                  .plain = !c->resample,
                                   .gap = c->gap,
                                   .time_ms = c->time_ms,
                                   .stop_fd = x->stop_fd,

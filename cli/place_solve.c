@@ -12,7 +12,7 @@ struct config {
     char *method, *from, *output, *curve;
     double horizon, gap;
     int64_t replicas, time_ms, seed, iterations, jobs, first_tokens;
-    bool json, help;
+    bool resample, json, help;
 };
 
 #define AT(field) offsetof(struct config, field)
@@ -33,6 +33,9 @@ static const struct option OPTIONS[] = {
      "`moetuner place --help` lists them."},
     {"time-ms", OPTION_INT, AT(time_ms), "0", 0, 7 * 86400e3, NULL, "MS", "Search",
      "Ends the search. 0: 10 s, or no limit with --iterations."},
+    {"resample", OPTION_FLAG, AT(resample), "true", 0, 0, NULL, NULL, "Search",
+     "Prefers plans that hold on resampled documents, as far as cross-validation says that this pays; "
+     "off: fits the traces as they are, which is what a proven gap is about."},
     {"gap", OPTION_REAL, AT(gap), "0", 0, 1, NULL, "G", "Search",
      "Ends the search once the plan is proven to be within this part of the optimum."},
     {"iterations", OPTION_INT, AT(iterations), "0", 0, 1e15, NULL, "N", "Search",
@@ -86,6 +89,7 @@ static int search(const struct config *c, int stop_fd, const struct place_proble
         .method = place_method_find(c->method, reterr),
         .seed = (uint64_t)c->seed,
         .iterations = (uint64_t)c->iterations,
+        .plain = !c->resample,
         .gap = c->gap,
         .time_ms = c->time_ms || c->iterations ? c->time_ms : DEFAULT_MS,
         .stop_fd = stop_fd,

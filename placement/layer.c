@@ -72,11 +72,45 @@ static void price_moves(struct layer *l)
     l->move_price[MOVE_FAR] = part / c->node_link.bandwidth / l->nodes / l->p->horizon;
 }
 
+/* What is known of a layer's experts. */
+static bool open_tables(struct layer *l)
+{
+    size_t items = (size_t)l->experts + 1, words = l->bag->words, classes = l->bag->classes + 1;
+
+    l->x = calloc(items * words + 1, sizeof *l->x);
+    l->tokens = calloc(items * l->samples, sizeof *l->tokens);
+    l->active = calloc(items * l->samples, sizeof *l->active);
+    l->cost = calloc(items * l->samples, sizeof *l->cost);
+    l->flow = calloc(items * l->samples, sizeof *l->flow);
+    l->class_pairs = calloc(items * classes, sizeof *l->class_pairs);
+    l->move = calloc(items * l->ranks, sizeof *l->move);
+    return l->x && l->tokens && l->active && l->cost && l->flow && l->class_pairs && l->move;
+}
+
+/* What follows from where they are. */
+static bool open_counters(struct layer *l)
+{
+    size_t rows = (size_t)l->ranks + l->nodes, words = l->bag->words, classes = l->bag->classes + 1;
+
+    l->slot_rank = calloc((size_t)l->slots + 1, sizeof *l->slot_rank);
+    l->item = calloc(l->slots, sizeof *l->item);
+    l->best = calloc(l->slots, sizeof *l->best);
+    l->once = calloc(rows * words + 1, sizeof *l->once);
+    l->twice = calloc(rows * words + 1, sizeof *l->twice);
+    l->touched = calloc(rows * classes, sizeof *l->touched);
+    l->pairs = calloc(rows * classes, sizeof *l->pairs);
+    l->old = calloc(4 * classes, sizeof *l->old);
+    l->load = calloc((size_t)l->ranks * l->samples, sizeof *l->load);
+    l->flows = calloc((size_t)l->ranks * l->samples, sizeof *l->flows);
+    l->node_flows = calloc((size_t)l->nodes * l->samples, sizeof *l->node_flows);
+    return l->slot_rank && l->item && l->best && l->once && l->twice && l->touched && l->pairs &&
+           l->old && l->load && l->flows && l->node_flows;
+}
+
 int layer_new(const struct bag *bag, const struct sample_set *set, struct layer **ret,
               struct mt_err *reterr)
 {
     struct layer *l = calloc(1, sizeof *l);
-    size_t rows, items, words = bag->words, classes = bag->classes + 1;
 
     if (!l)
         goto no_memory;
@@ -93,31 +127,7 @@ int layer_new(const struct bag *bag, const struct sample_set *set, struct layer 
     find_ranges(l);
     price_ports(l);
     price_moves(l);
-    if (price_messages(l))
-        goto no_memory;
-    rows = (size_t)l->ranks + l->nodes;
-    items = (size_t)l->experts + 1;
-    l->slot_rank = calloc((size_t)l->slots + 1, sizeof *l->slot_rank);
-    l->x = calloc(items * words + 1, sizeof *l->x);
-    l->tokens = calloc(items * l->samples, sizeof *l->tokens);
-    l->active = calloc(items * l->samples, sizeof *l->active);
-    l->cost = calloc(items * l->samples, sizeof *l->cost);
-    l->flow = calloc(items * l->samples, sizeof *l->flow);
-    l->node_flows = calloc((size_t)l->nodes * l->samples, sizeof *l->node_flows);
-    l->flows = calloc((size_t)l->ranks * l->samples, sizeof *l->flows);
-    l->class_pairs = calloc(items * classes, sizeof *l->class_pairs);
-    l->move = calloc(items * l->ranks, sizeof *l->move);
-    l->item = calloc(l->slots, sizeof *l->item);
-    l->best = calloc(l->slots, sizeof *l->best);
-    l->once = calloc(rows * words + 1, sizeof *l->once);
-    l->twice = calloc(rows * words + 1, sizeof *l->twice);
-    l->touched = calloc(rows * classes, sizeof *l->touched);
-    l->pairs = calloc(rows * classes, sizeof *l->pairs);
-    l->old = calloc(4 * classes, sizeof *l->old);
-    l->load = calloc((size_t)l->ranks * l->samples, sizeof *l->load);
-    if (!l->slot_rank || !l->x || !l->tokens || !l->active || !l->cost || !l->flow || !l->flows ||
-        !l->node_flows || !l->class_pairs || !l->move || !l->item || !l->best || !l->once ||
-        !l->twice || !l->touched || !l->pairs || !l->old || !l->load)
+    if (price_messages(l) || !open_tables(l) || !open_counters(l))
         goto no_memory;
     for (uint32_t g = 0; g < l->ranks; g++)
         for (uint32_t s = l->first[g]; s < l->first[g + 1]; s++)
@@ -126,8 +136,8 @@ int layer_new(const struct bag *bag, const struct sample_set *set, struct layer 
     return 0;
 no_memory:
     layer_free(l);
-    return mt_error(reterr, MT_ENOMEM, "search: no memory for a layer of %u experts, %zu words",
-                    bag->p->experts, words);
+    return mt_error(reterr, MT_ENOMEM, "search: no memory for a layer of %u experts, %u words",
+                    bag->p->experts, bag->words);
 }
 
 void layer_free(struct layer *l)

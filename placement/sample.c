@@ -225,9 +225,9 @@ int sample_new(const struct place_problem *p, const struct sample_rule *rule, ui
         s->count = n;
         s->sample = calloc((size_t)n + 1, sizeof *s->sample);
         s->pieces = calloc(p->scenarios + 1, sizeof *s->pieces);
-        s->token_cost = calloc(n, sizeof *s->token_cost);
-        s->active_cost = calloc(n, sizeof *s->active_cost);
-        s->weight = calloc(n, sizeof *s->weight);
+        s->token_cost = calloc((size_t)n + 1, sizeof *s->token_cost);
+        s->active_cost = calloc((size_t)n + 1, sizeof *s->active_cost);
+        s->weight = calloc((size_t)n + 1, sizeof *s->weight);
     }
     if (!s || !s->sample || !s->pieces || !s->token_cost || !s->active_cost || !s->weight)
         rc = mt_error(reterr, MT_ENOMEM, "search: no memory for %u samples", n);
