@@ -284,12 +284,14 @@ static int step(struct walk *w, const struct cover *c, struct master *m, struct 
     struct pricing_window win = next_window(w, c, m->ranks, &low, &enough);
     int rc = master_bound(m, &win, least / 4 / c->scale * m->ranks, enough, &sum, reterr);
 
-    if (rc || stopped(m->run))
+    if (rc)
         return rc;
     sum /= m->ranks;
-    w->cut |= m->aborted > 0;
     if (low <= w->floor && w->target >= w->best)
         w->vectors = larger(w->vectors, sum);
+    if (stopped(m->run))
+        return 0;
+    w->cut |= m->aborted > 0;
     reach = w->target - w->constant - c->scale * larger(sum, w->vectors);
     if (reach <= low) { /* all of the window is closed */
         w->high = low;

@@ -3,13 +3,19 @@
  * options have no bound here and say so.
  *
  * Up to 16 experts: the optimum (exact.h). Beyond: a layer is a set partition of the experts into
- * ranks' shares. With C(S) the compute of a share S over all scenarios and X(S) its vectors,
- *     J_l >= max_g C(S_g) + mean_g X(S_g) + what no plan changes.
- * For each interval [lo, hi] of the first term the second is bounded by the linear programme over
- * columns S with C(S) <= hi, generated as they are needed: any duals pi give the valid bound
+ * ranks' shares. With C(S) the compute of a share S over all scenarios and X(S) what its vectors
+ * cost,
+ *     J_l >= constant + max_g C(S_g) + mean_g X(S_g)
+ *     J_l >= constant + max_g C(S_g) + max_g X(S_g)
+ * (one node; cover.h has the factors of several). In a plan cheaper than a target with its largest
+ * C in [low, high] no share has C above high, C below what that leaves to it, or X above target -
+ * constant - low. The linear programme over such shares as columns bounds mean_g X, or has no
+ * answer; either way the window is closed if no plan in it is cheaper than the target. A walk goes
+ * from the highest C to the least possible, and the target gives way where the programme does not
+ * reach it. Columns are generated as they are needed: any duals pi give the valid bound
  *     sum pi + ranks * min over S of (X(S) - pi(S)),
- * whose minimum is found, or bounded, by branch and bound (pricing.h). Charges for migration are
- * bounded by 0. Pure; one thread of a process at a time (lp_solve). */
+ * whose minimum is bounded by branch and bound (pricing.h). Charges for migration are bounded by 0.
+ * Pure; one thread of a process at a time (lp_solve). */
 #ifndef MT_PLACEMENT_BOUND_H
 #define MT_PLACEMENT_BOUND_H
 

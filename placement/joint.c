@@ -23,7 +23,7 @@
 #define SETTLED_MOVES 20000   /* a round of fewer does not tell that nothing is left to find */
 #define SETTLED 2e-5          /* relative gain of a round that counts as none */
 #define ALTERNATIONS 4        /* of homes and placement */
-#define RULE_PART 0.25        /* of the time */
+#define RULE_PART 0.15        /* of the time */
 #define SEARCH_PART 0.9       /* where there is no bound to find */
 #define SEARCH_PART_BOUND 0.5 /* where there is */
 #define BOUND_PART 0.97

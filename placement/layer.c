@@ -453,23 +453,29 @@ static double straggle(const struct layer *l, const struct traffic *t)
                   l->bits->scaled_sum_of_max(l->node_flows, t->node_in, l->nodes, l->samples));
 }
 
-static double traffic_price(const struct layer *l)
+static void count_traffic(const struct layer *l, struct traffic *t)
 {
     const struct cluster *c = &l->p->cluster;
-    struct traffic t;
 
-    t.most = t.mean = t.messages = 0;
-    memset(t.in, 0, l->ranks * sizeof *t.in);
-    memset(t.node_in, 0, l->nodes * sizeof *t.node_in);
+    t->most = t->mean = t->messages = 0;
+    memset(t->in, 0, l->ranks * sizeof *t->in);
+    memset(t->node_in, 0, l->nodes * sizeof *t->node_in);
     for (uint32_t i = 0; i < l->bag->groups; i++) {
         const struct bag_group *g = &l->bag->group[i];
         const struct layer_ports *k = &l->ports[i];
 
-        add_traffic(l, l->touched, g, c->rank_link.latency > 0, c->two_level, k->rank, k->node, &t);
+        add_traffic(l, l->touched, g, c->rank_link.latency > 0, c->two_level, k->rank, k->node, t);
         if (c->exact_combine)
-            add_traffic(l, l->pairs, g, false, false, k->rank_back, k->node_back, &t);
+            add_traffic(l, l->pairs, g, false, false, k->rank_back, k->node_back, t);
     }
-    return l->mix * larger(t.most, straggle(l, &t)) + (1 - l->mix) * t.mean + t.messages;
+}
+
+static double assemble(const struct layer *l, double compute, const struct traffic *t,
+                       double straggler, double moves)
+{
+    double traffic = l->mix * larger(t->most, straggler) + (1 - l->mix) * t->mean + t->messages;
+
+    return compute + l->traffic * traffic + moves;
 }
 
 double layer_compute(const struct layer *l)
@@ -477,15 +483,23 @@ double layer_compute(const struct layer *l)
     return (double)l->bits->sum_of_max(l->load, l->ranks, l->samples) * l->unit;
 }
 
-double layer_price(const struct layer *l)
+double layer_price_within(const struct layer *l, double limit)
 {
-    double moves = 0;
+    double moves = 0, compute = layer_compute(l), least;
+    struct traffic t;
 
     for (int k = MOVE_NEAR; k <= MOVE_FAR; k++)
         moves += l->moves[k] * l->move_price[k];
     if (!l->bag->groups)
-        return layer_compute(l) + moves;
-    return layer_compute(l) + l->traffic * traffic_price(l) + moves;
+        return compute + moves;
+    count_traffic(l, &t);
+    least = assemble(l, compute, &t, 0, moves);
+    return least > limit ? least : assemble(l, compute, &t, straggle(l, &t), moves);
+}
+
+double layer_price(const struct layer *l)
+{
+    return layer_price_within(l, INFINITY);
 }
 
 /* A row whose items change: `out` leaves, `in` comes. old keeps what there was. */
@@ -556,8 +570,8 @@ bool layer_exchange(struct layer *l, uint32_t slot_a, uint32_t slot_b, double mo
     exchange_counters(l, ga, gb, a, b);
     for (uint32_t i = 0; i < r.n; i++)
         recount(l, r.row[i], r.out[i], r.in[i], l->old + i * classes);
-    price = layer_price(l);
-    if (price - l->price > most) {
+    price = layer_price_within(l, l->price + most);
+    if (price > l->price + most) {
         exchange_counters(l, ga, gb, b, a);
         for (uint32_t i = 0; i < r.n; i++)
             memcpy(l->touched + r.row[i] * classes, l->old + i * classes, classes * sizeof *l->old);

@@ -80,6 +80,8 @@ void layer_set(struct layer *l, const uint16_t *items);
 bool layer_exchange(struct layer *l, uint32_t slot_a, uint32_t slot_b, double most);
 /* The price from load, touched, pairs and moves as they stand. */
 double layer_price(const struct layer *l);
+/* The same if it is at most `limit`; otherwise something between that and the price, sooner. */
+double layer_price_within(const struct layer *l, double limit);
 /* The compute part of it, and one group's ports. */
 double layer_compute(const struct layer *l);
 

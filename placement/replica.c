@@ -532,8 +532,8 @@ static bool try_change(struct replica *r, const struct change *c, double most)
             sum_rank(r, g);
         }
     sum_nodes(r);
-    now = layer_price(r->l);
-    if (now - r->price > most) {
+    now = layer_price_within(r->l, r->price + most);
+    if (now > r->price + most) {
         put_all(r, &back, &undone);
         restore(r);
         return false;
