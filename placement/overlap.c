@@ -4,8 +4,11 @@
 #include <immintrin.h>
 #endif
 
-static void count_portable(const uint64_t *a, const uint64_t *rows, size_t stride,
-                           const uint16_t *expert, uint32_t experts, size_t n, uint32_t *ret)
+static inline __attribute__((always_inline)) void count_words(const uint64_t *a,
+                                                              const uint64_t *rows, size_t stride,
+                                                              const uint16_t *expert,
+                                                              uint32_t experts, size_t n,
+                                                              uint32_t *ret)
 {
     for (uint32_t k = 0; k < experts; k++) {
         const uint64_t *row = rows + expert[k] * stride;
@@ -23,14 +26,7 @@ __attribute__((target("popcnt"))) static void count_popcnt(const uint64_t *a, co
                                                            uint32_t experts, size_t n,
                                                            uint32_t *ret)
 {
-    for (uint32_t k = 0; k < experts; k++) {
-        const uint64_t *row = rows + expert[k] * stride;
-        uint32_t sum = 0;
-
-        for (size_t w = 0; w < n; w++)
-            sum += (uint32_t)__builtin_popcountll(a[w] & row[w]);
-        ret[k] = sum;
-    }
+    count_words(a, rows, stride, expert, experts, n, ret);
 }
 
 __attribute__((target("avx512f,avx512vpopcntdq"))) static void count_avx512(
@@ -69,5 +65,5 @@ void overlap_count(const uint64_t *a, const uint64_t *rows, size_t stride, const
         return;
     }
 #endif
-    count_portable(a, rows, stride, expert, experts, n, ret);
+    count_words(a, rows, stride, expert, experts, n, ret);
 }
