@@ -424,6 +424,7 @@ static void add_traffic(const struct layer *l, const int32_t *count, const struc
     struct busy b;
 
     b.rank = b.node = b.rank_mean = b.node_mean = 0;
+    memset(b.in, 0, l->ranks * sizeof *b.in); /* all will be written, which clang-tidy cannot see */
     if (g->homes)
         busy_homes(l, count + g->first, nodes, &b);
     else

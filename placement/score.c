@@ -64,9 +64,6 @@ static int crowd_fill(const struct place_problem *p, const struct place_scenario
     for (uint32_t d = 0; !rc && d < t->documents; d++)
         crowd_add(p, s, d, of, &c);
     free(of);
-    if (!rc && !c.n)
-        rc = mt_error(reterr, MT_EINVAL,
-                      "scenario %s: expected tokens after the prompts, found none", s->name);
     if (rc)
         crowd_done(&c);
     else
@@ -290,7 +287,7 @@ static uint32_t count_turns(const struct crowd *c, uint32_t ranks)
 }
 
 static int score_sampled(const struct place_problem *p, const struct place_scenario *sc,
-                         const struct plan *plan, const struct crowd *c, struct score_scenario *ret,
+                         const struct plan *plan, struct crowd *c, struct score_scenario *ret,
                          struct mt_err *reterr)
 {
     struct stream streams[PLAN_MAX_RANKS];
@@ -300,7 +297,10 @@ static int score_sampled(const struct place_problem *p, const struct place_scena
     uint32_t turns;
     int rc = loads ? step_new(p, &s, reterr) : mt_error(reterr, MT_ENOMEM, "score: no memory");
 
+    if (!rc && c->home)
+        rc = sort_by_home(c, p->cluster.ranks, reterr);
     if (rc) {
+        step_free(s);
         free(loads);
         return rc;
     }
@@ -343,9 +343,10 @@ static int score_scenario(const struct place_problem *p, const struct place_scen
                         "scenario %s: steps need token paths, and only loads are known", s->name);
     if (s->trace)
         rc = crowd_fill(p, s, plan, &c, reterr);
-    if (!rc && c.home && how == SCORE_SAMPLED)
-        rc = sort_by_home(&c, p->cluster.ranks, reterr);
-    if (!rc && how == SCORE_SAMPLED)
+    if (!rc && s->trace && !c.n)
+        rc = mt_error(reterr, MT_EINVAL,
+                      "scenario %s: expected tokens after the prompts, found none", s->name);
+    else if (!rc && how == SCORE_SAMPLED)
         rc = score_sampled(p, s, plan, &c, ret, reterr);
     else if (!rc)
         rc = score_fluid(p, s, plan, &c, ret, reterr);
