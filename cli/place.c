@@ -1,25 +1,27 @@
 /* moetuner place: the table of its subcommands. */
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli/command.h"
 #include "cli/place.h"
 
 static const struct {
-    struct command command;
-    bool stops; /* looks at stop_fd; the others end at once on SIGINT and SIGTERM */
+    const char *name;
+    const struct place_command *command;
+    const char *help; /* one line */
+    bool stops;       /* looks at stop_fd; the others end at once on SIGINT and SIGTERM */
 } COMMANDS[] = {
-    {{"solve", place_command_solve, "finds a placement"}, true},
-    {{"score", place_command_score, "says what a placement is worth"}, false},
-    {{"compare", place_command_compare, "solves with every method, and scores on unseen text"},
-     true},
-    {{"diff", place_command_diff, "lists the moves from one placement to another"}, false},
-    {{"explain", place_command_explain, "draws a placement's loads and traffic"}, false},
-    {{"replay", place_command_replay, "plays a trace as requests, every step timed"}, true},
-    {{"import", place_command_import, "reads loads or placements of other systems"}, false},
-    {{"export", place_command_export, "writes a placement as other systems take it"}, false},
-    {{"generate", place_command_generate, "makes traces with given statistics"}, false},
+    {"solve", &PLACE_SOLVE, "finds a placement", true},
+    {"score", &PLACE_SCORE, "says what a placement is worth", false},
+    {"compare", &PLACE_COMPARE, "solves with every method, and scores on unseen text", true},
+    {"diff", &PLACE_DIFF, "lists the moves from one placement to another", false},
+    {"explain", &PLACE_EXPLAIN, "draws a placement's loads and traffic", false},
+    {"replay", &PLACE_REPLAY, "plays a trace as requests, every step timed", true},
+    {"import", &PLACE_IMPORT, "reads loads or placements of other systems", false},
+    {"export", &PLACE_EXPORT, "writes a placement as other systems take it", false},
+    {"generate", &PLACE_GENERATE, "makes traces with given statistics", false},
 };
 
 #define N_COMMANDS (sizeof COMMANDS / sizeof *COMMANDS)
@@ -30,7 +32,7 @@ static void print_help(FILE *out)
           "Which rank should hold which expert. Commands:\n",
           out);
     for (size_t i = 0; i < N_COMMANDS; i++)
-        fprintf(out, "  %-10s %s\n", COMMANDS[i].command.name, COMMANDS[i].command.help);
+        fprintf(out, "  %-10s %s\n", COMMANDS[i].name, COMMANDS[i].help);
     fputs("\n`moetuner place COMMAND --help` lists its options. Exit status: 0, or 2 if it could "
           "not run.\n\nMethods (--method):\n",
           out);
@@ -49,6 +51,38 @@ static void unblock_signals(void)
     sigprocmask(SIG_UNBLOCK, &set, NULL);
 }
 
+/* With options read, or a reason why not; config is zeros or what they say. */
+static int run_config(const char *name, const struct place_command *command, void *config, int argc,
+                      char **argv, int stop_fd, struct mt_err *reterr)
+{
+    struct place_args args;
+    int rc = place_args_read(argc, argv, command->options, config, &args, reterr);
+
+    if (!rc && *(const bool *)((const char *)config + command->help_offset))
+        place_help(name, command);
+    else if (!rc)
+        rc = command->run(config, &args, stop_fd, reterr);
+    place_args_done(&args);
+    option_done(command->options, config);
+    if (!rc && (fflush(stdout) || ferror(stdout)))
+        rc = mt_error(reterr, MT_EIO, "standard output: cannot write");
+    return rc;
+}
+
+static int run(const char *name, const struct place_command *command, int argc, char **argv,
+               int stop_fd)
+{
+    void *config = calloc(1, command->config_size);
+    struct mt_err err;
+    int rc = config ? run_config(name, command, config, argc, argv, stop_fd, &err)
+                    : mt_error(&err, MT_ENOMEM, "out of memory");
+
+    free(config);
+    if (rc)
+        fprintf(stderr, "moetuner place %s: %s\n", name, err.text);
+    return rc ? 2 : 0;
+}
+
 int command_place(int argc, char **argv, int stop_fd)
 {
     if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "help")) {
@@ -56,14 +90,14 @@ int command_place(int argc, char **argv, int stop_fd)
         return argc < 2 ? 2 : 0;
     }
     for (size_t i = 0; i < N_COMMANDS; i++)
-        if (!strcmp(argv[1], COMMANDS[i].command.name)) {
+        if (!strcmp(argv[1], COMMANDS[i].name)) {
             if (!COMMANDS[i].stops)
                 unblock_signals();
-            return COMMANDS[i].command.run(argc - 1, argv + 1, stop_fd);
+            return run(COMMANDS[i].name, COMMANDS[i].command, argc - 1, argv + 1, stop_fd);
         }
     fprintf(stderr, "moetuner place: no command \"%.100s\"; expected ", argv[1]);
     for (size_t i = 0; i < N_COMMANDS; i++)
-        fprintf(stderr, "%s%s", i ? ", " : "", COMMANDS[i].command.name);
+        fprintf(stderr, "%s%s", i ? ", " : "", COMMANDS[i].name);
     fputs("\n", stderr);
     return 2;
 }

@@ -16,17 +16,20 @@
 #define PLACE_MAX_SOURCES (PLACE_MAX_SCENARIOS / 2) /* each gives prefill and decode */
 #define PLACE_MAX_JOBS 256
 
-/* A subcommand; argv[0] is its name. Returns the exit status of command.h. */
-#define PLACE_COMMAND(name) int name(int argc, char **argv, int stop_fd)
-PLACE_COMMAND(place_command_solve);
-PLACE_COMMAND(place_command_score);
-PLACE_COMMAND(place_command_compare);
-PLACE_COMMAND(place_command_diff);
-PLACE_COMMAND(place_command_import);
-PLACE_COMMAND(place_command_export);
-PLACE_COMMAND(place_command_generate);
-PLACE_COMMAND(place_command_explain);
-PLACE_COMMAND(place_command_replay);
+struct place_args;
+
+/* A subcommand. place.c reads its options into a config of its own, and says what it returned. */
+struct place_command {
+    const char *usage, *about; /* what follows its name; what it does */
+    const struct option *options;
+    size_t config_size, help_offset; /* of the options' struct; of its bool for --help */
+    bool terms;                      /* --help explains presets and figures, too */
+    int (*run)(const void *config, const struct place_args *args, int stop_fd,
+               struct mt_err *reterr);
+};
+
+extern const struct place_command PLACE_SOLVE, PLACE_SCORE, PLACE_COMPARE, PLACE_DIFF, PLACE_IMPORT,
+    PLACE_EXPORT, PLACE_GENERATE, PLACE_EXPLAIN, PLACE_REPLAY;
 
 /* ---- options (place_options.c) ---- */
 
@@ -113,10 +116,7 @@ int place_args_read(int argc, char **argv, const struct option *table, void *con
                     struct place_args *args, struct mt_err *reterr);
 void place_args_done(struct place_args *args);
 int place_need(const char *value, const char *option, struct mt_err *reterr);
-/* "terms of the objective", one line each, after the options. */
-void place_help(const char *usage, const char *what, const struct option *table, bool terms);
-/* Prints "moetuner place NAME: text"; returns the exit status of rc. */
-int place_exit(const char *name, int rc, const struct mt_err *err);
+void place_help(const char *name, const struct place_command *command);
 
 /* ---- the problem (place_load.c) ---- */
 

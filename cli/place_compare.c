@@ -37,8 +37,8 @@ static const struct option OPTIONS[] = {
     {"time-ms", OPTION_INT, AT(time_ms), DEFAULT_MS, 0, 7 * 86400e3, NULL, "MS", "Search",
      "For each method; 0: no limit."},
     {"resample", OPTION_FLAG, AT(resample), "true", 0, 0, NULL, NULL, "Search",
-     "Prefers plans that hold on resampled documents, as far as cross-validation says that this pays; "
-     "off: fits the traces as they are, which is what a proven gap is about."},
+     "Prefers plans that hold on resampled documents, as far as cross-validation says that this "
+     "pays; off: fits the traces as they are, which is what a proven gap is about."},
     {"gap", OPTION_REAL, AT(gap), "0", 0, 1, NULL, "G", "Search",
      "Ends a search once the plan is proven to be within this part of the optimum."},
     {"iterations", OPTION_INT, AT(iterations), "0", 0, 1e15, NULL, "N", "Search",
@@ -477,9 +477,10 @@ static void set_free(struct place_set *s)
     free(s);
 }
 
-static int compare(const struct config *c, const struct place_args *args, int stop_fd,
+static int compare(const void *config, const struct place_args *args, int stop_fd,
                    struct mt_err *reterr)
 {
+    const struct config *c = config;
     struct comparison x = {.config = c, .stop_fd = stop_fd};
     int rc;
 
@@ -495,20 +496,12 @@ static int compare(const struct config *c, const struct place_args *args, int st
     return rc;
 }
 
-int place_command_compare(int argc, char **argv, int stop_fd)
-{
-    struct place_args args;
-    struct config c = {0};
-    struct mt_err err;
-    int rc = place_args_read(argc, argv, OPTIONS, &c, &args, &err);
-
-    if (!rc && c.help)
-        place_help("compare --trace T... --cluster C [OPTION...]",
-                   "Fits every method to a part of the text, and scores its plan on the rest.",
-                   OPTIONS, true);
-    else if (!rc)
-        rc = compare(&c, &args, stop_fd, &err);
-    place_args_done(&args);
-    option_done(OPTIONS, &c);
-    return place_exit("compare", rc, &err);
-}
+const struct place_command PLACE_COMPARE = {
+    .usage = "--trace T... --cluster C [OPTION...]",
+    .about = "Fits every method to a part of the text, and scores its plan on the rest.",
+    .options = OPTIONS,
+    .config_size = sizeof(struct config),
+    .help_offset = offsetof(struct config, help),
+    .terms = true,
+    .run = compare,
+};

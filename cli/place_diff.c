@@ -166,11 +166,15 @@ static void print_text(const struct way *w)
         print_port("node", n, d->node_in[n], d->node_out[n]);
 }
 
-static int diff(const struct config *c, struct mt_err *reterr)
+static int diff(const void *config, const struct place_args *args, int stop_fd,
+                struct mt_err *reterr)
 {
+    const struct config *c = config;
     struct way w = {0};
     int rc = read_way(c, &w, reterr);
 
+    (void)args;
+    (void)stop_fd;
     if (!rc)
         rc = diff_plans(&w.cluster, &w.from, &w.to, c->staging, &w.diff, reterr);
     if (rc == MT_ELIMIT)
@@ -187,23 +191,13 @@ static int diff(const struct config *c, struct mt_err *reterr)
     return rc;
 }
 
-int place_command_diff(int argc, char **argv, int stop_fd)
-{
-    struct place_args args;
-    struct config c = {0};
-    struct mt_err err;
-    int rc = place_args_read(argc, argv, OPTIONS, &c, &args, &err);
-
-    (void)stop_fd;
-    if (!rc && c.help)
-        place_help("diff --from A.json --to B.json --cluster C [OPTION...]",
-                   "Lists the copies and drops that lead from one placement to another, in an "
-                   "order in which\nevery expert always has a copy and no rank exceeds its slots; "
-                   "with bytes by port, and a time.",
-                   OPTIONS, false);
-    else if (!rc)
-        rc = diff(&c, &err);
-    place_args_done(&args);
-    option_done(OPTIONS, &c);
-    return place_exit("diff", rc, &err);
-}
+const struct place_command PLACE_DIFF = {
+    .usage = "--from A.json --to B.json --cluster C [OPTION...]",
+    .about = "Lists the copies and drops that lead from one placement to another, in an "
+             "order in which\nevery expert always has a copy and no rank exceeds its slots; "
+             "with bytes by port, and a time.",
+    .options = OPTIONS,
+    .config_size = sizeof(struct config),
+    .help_offset = offsetof(struct config, help),
+    .run = diff,
+};

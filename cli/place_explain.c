@@ -276,13 +276,16 @@ static int draw(const struct config *c, const struct place_set *s, const struct 
     return 0;
 }
 
-static int explain(const struct config *c, const struct place_args *args, struct mt_err *reterr)
+static int explain(const void *config, const struct place_args *args, int stop_fd,
+                   struct mt_err *reterr)
 {
+    const struct config *c = config;
     struct place_set *set = calloc(1, sizeof *set);
     struct plan plan = {0};
     int rc = set ? place_need(c->placement, "placement", reterr)
                  : mt_error(reterr, MT_ENOMEM, "out of memory");
 
+    (void)stop_fd;
     if (!rc)
         rc = plan_read(c->placement, &plan, reterr);
     if (!rc)
@@ -296,22 +299,12 @@ static int explain(const struct config *c, const struct place_args *args, struct
     return rc;
 }
 
-int place_command_explain(int argc, char **argv, int stop_fd)
-{
-    struct place_args args;
-    struct config c = {0};
-    struct mt_err err;
-    int rc = place_args_read(argc, argv, OPTIONS, &c, &args, &err);
-
-    (void)stop_fd;
-    if (!rc && c.help)
-        place_help("explain --placement P.json --trace T... [OPTION...]",
-                   "Draws a placement: load of each rank (the mark is the mean), and which vectors "
-                   "go where.\nWithout --cluster, ranks are on one node.",
-                   OPTIONS, false);
-    else if (!rc)
-        rc = explain(&c, &args, &err);
-    place_args_done(&args);
-    option_done(OPTIONS, &c);
-    return place_exit("explain", rc, &err);
-}
+const struct place_command PLACE_EXPLAIN = {
+    .usage = "--placement P.json --trace T... [OPTION...]",
+    .about = "Draws a placement: load of each rank (the mark is the mean), and which vectors "
+             "go where.\nWithout --cluster, ranks are on one node.",
+    .options = OPTIONS,
+    .config_size = sizeof(struct config),
+    .help_offset = offsetof(struct config, help),
+    .run = explain,
+};

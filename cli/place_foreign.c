@@ -117,11 +117,15 @@ static int import_plan(const struct config *c, struct place_output *o, struct mt
     return rc;
 }
 
-static int import(const struct config *c, struct mt_err *reterr)
+static int import(const void *config, const struct place_args *args, int stop_fd,
+                  struct mt_err *reterr)
 {
+    const struct config *c = config;
     struct place_output o = {0};
     int rc = place_need(c->input, "input", reterr);
 
+    (void)args;
+    (void)stop_fd;
     if (!rc)
         rc = place_need(c->output, "output", reterr);
     if (!rc)
@@ -132,25 +136,15 @@ static int import(const struct config *c, struct mt_err *reterr)
     return rc;
 }
 
-int place_command_import(int argc, char **argv, int stop_fd)
-{
-    struct place_args args;
-    struct config c = {0};
-    struct mt_err err;
-    int rc = place_args_read(argc, argv, IMPORT_OPTIONS, &c, &args, &err);
-
-    (void)stop_fd;
-    if (!rc && c.help)
-        place_help("import --format sglang|trtllm --input PATH -o FILE [OPTION...]",
-                   "Reads the expert counts that another system records, as loads for --trace; or "
-                   "a placement of\nits.",
-                   IMPORT_OPTIONS, false);
-    else if (!rc)
-        rc = import(&c, &err);
-    place_args_done(&args);
-    option_done(IMPORT_OPTIONS, &c);
-    return place_exit("import", rc, &err);
-}
+const struct place_command PLACE_IMPORT = {
+    .usage = "--format sglang|trtllm --input PATH -o FILE [OPTION...]",
+    .about = "Reads the expert counts that another system records, as loads for --trace; or "
+             "a placement of\nits.",
+    .options = IMPORT_OPTIONS,
+    .config_size = sizeof(struct config),
+    .help_offset = offsetof(struct config, help),
+    .run = import,
+};
 
 /* ---- export ---- */
 
@@ -199,13 +193,16 @@ static int write_foreign(const struct config *c, const struct plan *plan, const 
     return rc;
 }
 
-static int export(const struct config *c, const struct place_args *args, struct mt_err *reterr)
+static int export(const void *config, const struct place_args *args, int stop_fd,
+                  struct mt_err *reterr)
 {
+    const struct config *c = config;
     struct place_set *s = calloc(1, sizeof *s);
     struct plan plan = {0};
     int rc = s ? place_need(c->placement, "placement", reterr)
                : mt_error(reterr, MT_ENOMEM, "out of memory");
 
+    (void)stop_fd;
     if (!rc)
         rc = place_need(c->output, "output", reterr);
     if (!rc)
@@ -221,22 +218,12 @@ static int export(const struct config *c, const struct place_args *args, struct 
     return rc;
 }
 
-int place_command_export(int argc, char **argv, int stop_fd)
-{
-    struct place_args args;
-    struct config c = {0};
-    struct mt_err err;
-    int rc = place_args_read(argc, argv, EXPORT_OPTIONS, &c, &args, &err);
-
-    (void)stop_fd;
-    if (!rc && c.help)
-        place_help("export --format sglang|trtllm --placement P.json -o FILE [OPTION...]",
-                   "Writes a placement as another system takes it at start. --trace tells which "
-                   "experts are busy,\nfor slots that the placement leaves empty.",
-                   EXPORT_OPTIONS, false);
-    else if (!rc)
-        rc = export(&c, &args, &err);
-    place_args_done(&args);
-    option_done(EXPORT_OPTIONS, &c);
-    return place_exit("export", rc, &err);
-}
+const struct place_command PLACE_EXPORT = {
+    .usage = "--format sglang|trtllm --placement P.json -o FILE [OPTION...]",
+    .about = "Writes a placement as another system takes it at start. --trace tells which "
+             "experts are busy,\nfor slots that the placement leaves empty.",
+    .options = EXPORT_OPTIONS,
+    .config_size = sizeof(struct config),
+    .help_offset = offsetof(struct config, help),
+    .run = export,
+};

@@ -107,12 +107,16 @@ static void fill(const struct config *c, struct gen_options *o)
     set_real(&o->stay, c->stay);
 }
 
-static int generate(const struct config *c, struct mt_err *reterr)
+static int generate(const void *config, const struct place_args *args, int stop_fd,
+                    struct mt_err *reterr)
 {
+    const struct config *c = config;
     struct gen_options o;
     struct trace t;
     int rc = check(c, reterr);
 
+    (void)args;
+    (void)stop_fd;
     if (rc)
         return rc;
     fill(c, &o);
@@ -127,22 +131,12 @@ static int generate(const struct config *c, struct mt_err *reterr)
     return rc;
 }
 
-int place_command_generate(int argc, char **argv, int stop_fd)
-{
-    struct place_args args;
-    struct config c = {0};
-    struct mt_err err;
-    int rc = place_args_read(argc, argv, OPTIONS, &c, &args, &err);
-
-    (void)stop_fd;
-    if (!rc && c.help)
-        place_help("generate --layers L --experts E --topk K -o T.json [OPTION...]",
-                   "Makes a trace with the statistics of recorded ones; the same for the same "
-                   "options.",
-                   OPTIONS, false);
-    else if (!rc)
-        rc = generate(&c, &err);
-    place_args_done(&args);
-    option_done(OPTIONS, &c);
-    return place_exit("generate", rc, &err);
-}
+const struct place_command PLACE_GENERATE = {
+    .usage = "--layers L --experts E --topk K -o T.json [OPTION...]",
+    .about = "Makes a trace with the statistics of recorded ones; the same for the same "
+             "options.",
+    .options = OPTIONS,
+    .config_size = sizeof(struct config),
+    .help_offset = offsetof(struct config, help),
+    .run = generate,
+};

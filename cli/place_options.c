@@ -115,21 +115,10 @@ int place_need(const char *value, const char *option, struct mt_err *reterr)
     return value ? 0 : mt_error(reterr, MT_EINVAL, "expected --%s, found none", option);
 }
 
-void place_help(const char *usage, const char *what, const struct option *table, bool terms)
+void place_help(const char *name, const struct place_command *command)
 {
-    printf("Usage: moetuner place %s\n\n%s\n\n", usage, what);
-    option_help(table, stdout);
-    if (terms)
+    printf("Usage: moetuner place %s %s\n\n%s\n\n", name, command->usage, command->about);
+    option_help(command->options, stdout);
+    if (command->terms)
         printf("\nClusters:\n%s%s", cluster_presets(), TERMS);
-}
-
-int place_exit(const char *name, int rc, const struct mt_err *err)
-{
-    if (!rc && (fflush(stdout) || ferror(stdout))) {
-        fprintf(stderr, "moetuner place %s: standard output: cannot write\n", name);
-        return 2;
-    }
-    if (rc)
-        fprintf(stderr, "moetuner place %s: %s\n", name, err->text);
-    return rc ? 2 : 0;
 }

@@ -429,9 +429,10 @@ static void session_done(struct session *s, uint32_t domains)
     plan_done(&s->plan);
 }
 
-static int replay(const struct config *c, const struct place_args *args, int stop_fd,
+static int replay(const void *config, const struct place_args *args, int stop_fd,
                   struct mt_err *reterr)
 {
+    const struct config *c = config;
     struct place_set *set = calloc(1, sizeof *set);
     struct session *s = calloc(1, sizeof *s);
     int rc = set && s ? 0 : mt_error(reterr, MT_ENOMEM, "out of memory");
@@ -463,25 +464,16 @@ static int replay(const struct config *c, const struct place_args *args, int sto
     return rc;
 }
 
-int place_command_replay(int argc, char **argv, int stop_fd)
-{
-    struct place_args args;
-    struct config c;
-    struct mt_err err;
-    int rc = place_args_read(argc, argv, OPTIONS, &c, &args, &err);
-
-    if (!rc && c.help)
-        place_help(
-            "replay --trace T... --cluster C --placement P.json [OPTION...]",
-            "Documents arrive as requests, are prefilled in chunks and decoded in batches; every "
-            "step is\ntimed by the model. --decode-batch is how many are in flight, "
-            "--prefill-tokens what a step\ntakes at most (decoding sequences first), each "
-            "rank its part. A migration has its share of\nthe links while the old placement "
-            "serves.",
-            OPTIONS, true);
-    else if (!rc)
-        rc = replay(&c, &args, stop_fd, &err);
-    place_args_done(&args);
-    option_done(OPTIONS, &c);
-    return place_exit("replay", rc, &err);
-}
+const struct place_command PLACE_REPLAY = {
+    .usage = "--trace T... --cluster C --placement P.json [OPTION...]",
+    .about = "Documents arrive as requests, are prefilled in chunks and decoded in batches; every "
+             "step is\ntimed by the model. --decode-batch is how many are in flight, "
+             "--prefill-tokens what a step\ntakes at most (decoding sequences first), each "
+             "rank its part. A migration has its share of\nthe links while the old placement "
+             "serves.",
+    .options = OPTIONS,
+    .config_size = sizeof(struct config),
+    .help_offset = offsetof(struct config, help),
+    .terms = true,
+    .run = replay,
+};

@@ -140,12 +140,15 @@ static int score_all(const struct config *c, const struct place_set *set, struct
     return 0;
 }
 
-static int score(const struct config *c, const struct place_args *args, struct mt_err *reterr)
+static int score(const void *config, const struct place_args *args, int stop_fd,
+                 struct mt_err *reterr)
 {
+    const struct config *c = config;
     struct place_set *set = calloc(1, sizeof *set);
     struct scored *s = calloc(1, sizeof *s);
     int rc = set && s ? read_plans(c, s, reterr) : mt_error(reterr, MT_ENOMEM, "out of memory");
 
+    (void)stop_fd;
     if (!rc)
         rc = place_set_read(&c->in, args->trace, args->traces, 0, set, reterr);
     if (!rc)
@@ -163,22 +166,13 @@ static int score(const struct config *c, const struct place_args *args, struct m
     return rc;
 }
 
-int place_command_score(int argc, char **argv, int stop_fd)
-{
-    struct place_args args;
-    struct config c = {0};
-    struct mt_err err;
-    int rc = place_args_read(argc, argv, OPTIONS, &c, &args, &err);
-
-    (void)stop_fd;
-    if (!rc && c.help)
-        place_help("score --trace T... --cluster C --placement P.json [OPTION...]",
-                   "Says what a placement is worth: fluid (expected values) and sampled (steps "
-                   "built from the traces).",
-                   OPTIONS, true);
-    else if (!rc)
-        rc = score(&c, &args, &err);
-    place_args_done(&args);
-    option_done(OPTIONS, &c);
-    return place_exit("score", rc, &err);
-}
+const struct place_command PLACE_SCORE = {
+    .usage = "--trace T... --cluster C --placement P.json [OPTION...]",
+    .about = "Says what a placement is worth: fluid (expected values) and sampled (steps "
+             "built from the traces).",
+    .options = OPTIONS,
+    .config_size = sizeof(struct config),
+    .help_offset = offsetof(struct config, help),
+    .terms = true,
+    .run = score,
+};

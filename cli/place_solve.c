@@ -34,8 +34,8 @@ static const struct option OPTIONS[] = {
     {"time-ms", OPTION_INT, AT(time_ms), "0", 0, 7 * 86400e3, NULL, "MS", "Search",
      "Ends the search. 0: 10 s, or no limit with --iterations."},
     {"resample", OPTION_FLAG, AT(resample), "true", 0, 0, NULL, NULL, "Search",
-     "Prefers plans that hold on resampled documents, as far as cross-validation says that this pays; "
-     "off: fits the traces as they are, which is what a proven gap is about."},
+     "Prefers plans that hold on resampled documents, as far as cross-validation says that this "
+     "pays; off: fits the traces as they are, which is what a proven gap is about."},
     {"gap", OPTION_REAL, AT(gap), "0", 0, 1, NULL, "G", "Search",
      "Ends the search once the plan is proven to be within this part of the optimum."},
     {"iterations", OPTION_INT, AT(iterations), "0", 0, 1e15, NULL, "N", "Search",
@@ -328,9 +328,10 @@ static int solve_set(const struct config *c, const struct place_set *set_of, int
     return rc;
 }
 
-static int solve(const struct config *c, const struct place_args *args, int stop_fd,
+static int solve(const void *config, const struct place_args *args, int stop_fd,
                  struct mt_err *reterr)
 {
+    const struct config *c = config;
     struct files f = {0};
     struct place_set *set_of = calloc(1, sizeof *set_of);
     int rc = set_of ? 0 : mt_error(reterr, MT_ENOMEM, "out of memory");
@@ -354,21 +355,13 @@ static int solve(const struct config *c, const struct place_args *args, int stop
     return rc;
 }
 
-int place_command_solve(int argc, char **argv, int stop_fd)
-{
-    struct place_args args;
-    struct config c = {0};
-    struct mt_err err;
-    int rc = place_args_read(argc, argv, OPTIONS, &c, &args, &err);
-
-    if (!rc && c.help)
-        place_help("solve --trace T... --cluster C -o P.json [OPTION...]",
-                   "Finds a placement of experts, and says how far from the optimum it can be at "
-                   "most.\nOn SIGINT or SIGTERM it writes the best one so far.",
-                   OPTIONS, true);
-    else if (!rc)
-        rc = solve(&c, &args, stop_fd, &err);
-    place_args_done(&args);
-    option_done(OPTIONS, &c);
-    return place_exit("solve", rc, &err);
-}
+const struct place_command PLACE_SOLVE = {
+    .usage = "--trace T... --cluster C -o P.json [OPTION...]",
+    .about = "Finds a placement of experts, and says how far from the optimum it can be at "
+             "most.\nOn SIGINT or SIGTERM it writes the best one so far.",
+    .options = OPTIONS,
+    .config_size = sizeof(struct config),
+    .help_offset = offsetof(struct config, help),
+    .terms = true,
+    .run = solve,
+};

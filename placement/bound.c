@@ -47,21 +47,12 @@ static bool stopped(const struct place_run *run)
     return run && run->stop && run->stop(run->user);
 }
 
-static uint32_t all_slots(const struct place_problem *p)
-{
-    uint32_t sum = 0;
-
-    for (uint32_t g = 0; g < p->cluster.ranks; g++)
-        sum += p->cluster.slots[g];
-    return sum;
-}
-
 const char *bound_missing(const struct place_problem *p)
 {
     if (layer_cost_refuses(p))
         return layer_cost_refuses(p);
     for (uint32_t s = 0; s < p->scenarios; s++)
-        if (p->scenario[s].trace && all_slots(p) > p->experts)
+        if (p->scenario[s].trace && cluster_slots(&p->cluster) > p->experts)
             return "spare slots may hold replicas, whose traffic has no bound yet";
     return NULL;
 }
@@ -109,7 +100,8 @@ static double busiest(const struct place_problem *p, double *cost)
 static double busiest_shared(const struct place_problem *p, const struct place_scenario *s,
                              const double *load)
 {
-    uint32_t ranks = p->cluster.ranks, copies = all_slots(p) - p->experts + 1;
+    uint32_t ranks = p->cluster.ranks,
+             copies = (uint32_t)cluster_slots(&p->cluster) - p->experts + 1;
     double sum = 0, most = 0;
 
     copies = copies < ranks ? copies : ranks;
@@ -137,7 +129,7 @@ static int naive_bound(const struct place_problem *p, const struct cover *c, uin
         double seconds;
 
         layer_cost_loads(p, of, layer, load);
-        if (all_slots(p) > p->experts) {
+        if (cluster_slots(&p->cluster) > p->experts) {
             seconds = busiest_shared(p, of, load);
         } else {
             for (uint32_t e = 0; e < p->experts; e++)
@@ -381,7 +373,7 @@ static int begin(struct walk *w, const struct place_problem *p, uint32_t layer, 
     int rc;
 
     *w = (struct walk){.layer = layer, .size = equal_size(p), .high = 1e300, .high_first = 1e300};
-    if (exactly && !exact_refuses(p) && all_slots(p) == p->experts)
+    if (exactly && !exact_refuses(p) && cluster_slots(&p->cluster) == p->experts)
         return begin_exact(w, p, run, reterr);
     rc = cover_new(p, layer, &c, reterr);
     if (rc)

@@ -96,6 +96,15 @@ static int check_nodes(const struct cluster *c, const char *name, struct mt_err 
     return 0;
 }
 
+uint64_t cluster_slots(const struct cluster *c)
+{
+    uint64_t slots = 0;
+
+    for (uint32_t r = 0; r < c->ranks; r++)
+        slots += c->slots[r];
+    return slots;
+}
+
 int cluster_check(const struct cluster *c, struct mt_err *reterr)
 {
     struct draft d = {.c = *c};

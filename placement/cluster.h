@@ -90,5 +90,7 @@ int cluster_parse(const char *bytes, size_t len, const char *name, const struct 
 const char *cluster_presets(void);
 /* Every field in its range, by name. */
 int cluster_check(const struct cluster *c, struct mt_err *reterr);
+/* Slots of a layer, over all ranks. */
+uint64_t cluster_slots(const struct cluster *c);
 
 #endif

@@ -299,7 +299,7 @@ static int solve(const struct place_problem *p, uint32_t groups, const char *met
 {
     const struct cluster *c = &p->cluster;
     size_t pairs = (size_t)p->layers * p->experts;
-    uint64_t slots = node_slots(c, 1, 0), twice = 0;
+    uint64_t slots = cluster_slots(c), twice = 0;
     bool uneven = false;
     double *load = NULL;
     float *weight = calloc(pairs, sizeof *weight);

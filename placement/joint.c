@@ -105,19 +105,10 @@ static int offer_method(struct joint *j,
     return rc;
 }
 
-static uint64_t first_moves(const struct place_problem *p)
-{
-    uint64_t slots = 0;
-
-    for (uint32_t g = 0; g < p->cluster.ranks; g++)
-        slots += p->cluster.slots[g];
-    return FIRST_MOVES * slots;
-}
-
 /* Rounds until the time of the part is gone or nothing is left to find. */
 static void run_rounds(struct joint *j, struct search *s)
 {
-    uint64_t moves = first_moves(j->p);
+    uint64_t moves = FIRST_MOVES * cluster_slots(&j->p->cluster);
     int settled = 0;
 
     j->offset = j->start_j - search_price(s);
@@ -252,15 +243,6 @@ static int offer_split(struct joint *j, struct mt_err *reterr)
     return rc;
 }
 
-static bool has_spare(const struct place_problem *p)
-{
-    uint32_t slots = 0;
-
-    for (uint32_t g = 0; g < p->cluster.ranks; g++)
-        slots += p->cluster.slots[g];
-    return slots > p->experts;
-}
-
 /* Up to 16 experts the optimum of the fluid objective is found outright. */
 static int offer_exact(struct joint *j, double from, struct mt_err *reterr)
 {
@@ -268,7 +250,7 @@ static int offer_exact(struct joint *j, double from, struct mt_err *reterr)
     double until = j->until;
     int rc;
 
-    if (has_spare(j->p) || exact_refuses(j->p))
+    if (cluster_slots(&j->p->cluster) > j->p->experts || exact_refuses(j->p))
         return 0; /* with replicas it would prove nothing */
     j->until = from + EXACT_PART;
     rc = exact_solve(j->p, &j->part, &r, reterr);

@@ -128,6 +128,14 @@ uint32_t plan_slots(const struct plan *p, uint32_t rank)
     return most;
 }
 
+bool plan_holds(const struct plan *p, size_t pair, uint32_t rank)
+{
+    for (uint32_t i = p->start[pair]; i < p->start[pair + 1]; i++)
+        if (p->rank[i] == rank)
+            return true;
+    return false;
+}
+
 void plan_done(struct plan *p)
 {
     if (!p)

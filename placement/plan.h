@@ -6,6 +6,8 @@
 #ifndef MT_PLACEMENT_PLAN_H
 #define MT_PLACEMENT_PLAN_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 
@@ -46,6 +48,8 @@ int plan_check(const struct plan *p, uint32_t layers, uint32_t experts, uint32_t
                struct mt_err *reterr);
 /* Slots that a rank needs: the most copies it holds in any layer. */
 uint32_t plan_slots(const struct plan *p, uint32_t rank);
+/* Whether the rank has a copy of the pair layer * experts + expert. */
+bool plan_holds(const struct plan *p, size_t pair, uint32_t rank);
 void plan_done(struct plan *p);
 
 #endif

@@ -46,10 +46,8 @@ static int check_numbers(const struct place_problem *p, struct mt_err *reterr)
 
 static int check_slots(const struct place_problem *p, struct mt_err *reterr)
 {
-    uint64_t slots = 0;
+    uint64_t slots = cluster_slots(&p->cluster);
 
-    for (uint32_t r = 0; r < p->cluster.ranks; r++)
-        slots += p->cluster.slots[r];
     if (slots < p->experts)
         return mt_error(reterr, MT_EINVAL,
                         "cluster: slots: expected at least %u over all ranks, one for each expert "

@@ -12,14 +12,6 @@ struct relabel {
     double *cost;  /* [n][n]: copies that would move if rank i's contents went to rank k */
 };
 
-static bool holds(const struct plan *p, size_t pair, uint32_t rank)
-{
-    for (uint32_t i = p->start[pair]; i < p->start[pair + 1]; i++)
-        if (p->rank[i] == rank)
-            return true;
-    return false;
-}
-
 /* The ranks of one node with as many slots as rank g, which is the lowest of them; 0 if it is not.
  */
 static uint32_t alike(const struct cluster *c, uint32_t g, uint32_t *ret)
@@ -43,15 +35,15 @@ static int assign(struct relabel *r, uint32_t layer, const uint32_t *rank, uint3
         size_t pair = (size_t)layer * experts + e;
 
         for (uint32_t i = 0; i < n; i++)
-            for (uint32_t k = 0; holds(r->plan, pair, rank[i]) && k < n; k++)
-                r->cost[(size_t)i * n + k] += !holds(r->from, pair, rank[k]);
+            for (uint32_t k = 0; plan_holds(r->plan, pair, rank[i]) && k < n; k++)
+                r->cost[(size_t)i * n + k] += !plan_holds(r->from, pair, rank[k]);
     }
     rc = lp_assign(n, r->cost, to, reterr);
     for (uint32_t e = 0; !rc && e < experts; e++) {
         size_t pair = (size_t)layer * experts + e;
 
         for (uint32_t i = 0; i < n; i++)
-            if (holds(r->plan, pair, rank[i]))
+            if (plan_holds(r->plan, pair, rank[i]))
                 r->held[pair * r->c->ranks + rank[to[i]]] = 1;
     }
     return rc;

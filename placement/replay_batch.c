@@ -267,12 +267,7 @@ double replay_moved(const struct cluster *c, const struct plan *from, const stru
     uint64_t copies = 0;
 
     for (size_t i = 0; i < pairs; i++)
-        for (uint32_t k = to->start[i]; k < to->start[i + 1]; k++) {
-            bool held = false;
-
-            for (uint32_t m = from->start[i]; m < from->start[i + 1]; m++)
-                held |= from->rank[m] == to->rank[k];
-            copies += !held;
-        }
+        for (uint32_t k = to->start[i]; k < to->start[i + 1]; k++)
+            copies += !plan_holds(from, i, to->rank[k]);
     return (double)copies * c->expert_bytes;
 }

@@ -391,14 +391,6 @@ int score_plan(const struct place_problem *p, const struct plan *plan, enum scor
     return 0;
 }
 
-static bool holds(const struct plan *p, size_t pair, uint32_t rank)
-{
-    for (uint32_t i = p->start[pair]; i < p->start[pair + 1]; i++)
-        if (p->rank[i] == rank)
-            return true;
-    return false;
-}
-
 uint32_t score_source(const struct cluster *c, const struct plan *from, size_t pair, uint32_t rank)
 {
     uint32_t best = UINT32_MAX;
@@ -425,7 +417,7 @@ double score_migration(const struct cluster *c, const struct plan *from, const s
         for (uint32_t i = to->start[pair]; i < to->start[pair + 1]; i++) {
             uint32_t g = to->rank[i], source;
 
-            if (holds(from, pair, g))
+            if (plan_holds(from, pair, g))
                 continue;
             source = score_source(c, from, pair, g);
             if (c->node[source] == c->node[g]) {

@@ -31,11 +31,7 @@ struct search {
 
 static bool has_spare(const struct place_problem *p)
 {
-    uint32_t slots = 0;
-
-    for (uint32_t g = 0; g < p->cluster.ranks; g++)
-        slots += p->cluster.slots[g];
-    return slots > p->experts && p->cluster.ranks > 1;
+    return cluster_slots(&p->cluster) > p->experts && p->cluster.ranks > 1;
 }
 
 /* A layer of a plan as items: in slots of their ranks, one copy of each or all. */

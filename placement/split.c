@@ -272,8 +272,8 @@ int split_solve(const struct place_problem *p, const struct plan *plan, struct p
     even.share = NULL;
     s.plan = &even;
     find_kinds(&s);
-    s.fixed = calloc((size_t)s.kinds * p->cluster.ranks, sizeof *s.fixed);
-    s.drawn = calloc((size_t)s.kinds * p->experts, sizeof *s.drawn);
+    s.fixed = calloc((size_t)s.kinds * p->cluster.ranks + 1, sizeof *s.fixed);
+    s.drawn = calloc((size_t)s.kinds * p->experts + 1, sizeof *s.drawn);
     s.row = calloc(p->experts, sizeof *s.row);
     s.column = calloc(p->experts, sizeof *s.column);
     rc = plan_copy(&even, &to, reterr);

@@ -207,8 +207,11 @@ static void random_plan(struct test *t, uint32_t ranks, const struct wire_facts 
 {
     size_t pairs = (size_t)f->moe_layers * f->experts;
     uint32_t percent = (uint32_t[]){0, 10, 40, 100}[below(t, 4)];
-    struct plan p = {f->moe_layers, f->experts, ranks, calloc(pairs + 1, sizeof *p.start),
-                     calloc(pairs * ranks, sizeof *p.rank)};
+    struct plan p = {.layers = f->moe_layers,
+                     .experts = f->experts,
+                     .ranks = ranks,
+                     .start = calloc(pairs + 1, sizeof *p.start),
+                     .rank = calloc(pairs * ranks, sizeof *p.rank)};
     uint32_t n = 0;
 
     if (!p.start || !p.rank)

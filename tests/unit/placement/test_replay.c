@@ -290,7 +290,8 @@ static void test_one_rank(void **unused)
         CLOSE(got.terms.dense + t.tokens * t.layers * c->token_expert,
               t.layers * (work + steps * c->dense_step));
         assert_true(got.terms.dispatch == 0 && got.terms.combine == 0);
-        assert_true(got.first_seconds > 0 && got.first_seconds < got.seconds);
+        /* Alike where a single document is all prompt. */
+        assert_true(got.first_seconds > 0 && got.first_seconds <= got.seconds * (1 + 1e-12));
         plan_done(&plan);
         trace_done(&t);
     }
