@@ -25,7 +25,7 @@
 #define ALTERNATIONS 4        /* of homes and placement */
 #define RULE_PART 0.2         /* of the time */
 #define SEARCH_PART 0.9       /* where there is no bound to find */
-#define SEARCH_PART_BOUND 0.5 /* where there is */
+#define SEARCH_PART_BOUND 0.4 /* where there is */
 #define EXACT_PART 0.2        /* of the time, after what is gone */
 #define BOUND_PART 0.97
 #define BOUND_ASKS 2000   /* questions whether to stop, where moves and not time are limited */
@@ -369,7 +369,7 @@ static int solve(struct joint *j, struct mt_err *reterr)
     if (rc)
         return rc;
     from = j->run->spent ? j->run->spent(j->run->user) : 0;
-    j->no_bound = bound_missing(j->p);
+    j->no_bound = j->run->skip_bound ? "not asked for" : bound_missing(j->p);
     j->until = j->no_bound ? SEARCH_PART : SEARCH_PART_BOUND;
     if (j->p->homes == PLACE_HOMES_AFFINITY)
         rc = alternate(j, from, SEARCH_PART, reterr);
