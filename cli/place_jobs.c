@@ -167,6 +167,7 @@ static void child_run(struct jobs *j, uint32_t which, int fd)
     const struct place_run run = {.seed = s->seed + which,
                                   .iterations = s->iterations,
                                   .plain = s->plain,
+                                  .skip_bound = which > 0,
                                   .gap = s->gap,
                                   .stop = child_stop,
                                   .spent = s->time_ms ? child_spent : NULL,

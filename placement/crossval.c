@@ -11,14 +11,15 @@
 #define ROUNDS 2
 #define MOVES 4000 /* a layer, in the first round; GROWTH times as many in each further one */
 #define GROWTH 4
-#define FEWEST 200  /* moves with which a comparison means something */
-#define SURE 0.9998 /* a rule replaces the first only if its J is lower by more than noise */
+#define FEWEST 200      /* moves with which a comparison means something */
+#define SURE_EPLB 0.998 /* the search here is a short one */
+#define SURE 0.9998     /* a rule replaces the first only if its J is lower by more than noise */
 
-const struct search_rule CROSSVAL_PLAIN = {{0, 0, 64}, 1};
+const struct search_rule CROSSVAL_PLAIN = {{0, 0, 64}, 1, false};
 
 const struct search_rule CROSSVAL_RULES[] = {
-    {{0.25, 200, 64}, 1},   {{0, 0, 64}, 1},   {{0.1, 200, 96}, 1},
-    {{0.25, 200, 64}, 1.6}, {{0, 0, 64}, 1.6},
+    {{0.25, 200, 64}, 1, false},   {{0, 0, 64}, 1, false},   {{0.1, 200, 96}, 1, false},
+    {{0.25, 200, 64}, 1.6, false}, {{0, 0, 64}, 1.6, false},
 };
 const uint32_t CROSSVAL_N = sizeof CROSSVAL_RULES / sizeof *CROSSVAL_RULES;
 
@@ -65,18 +66,6 @@ static int cut(const struct trace *t, bool second, struct trace *ret, struct mt_
                   : trace_slice(t, 0, half, 0, ret, reterr);
 }
 
-/* Rules are compared without replicas, which take longest: as few slots as hold the experts. */
-static void fewest_slots(struct place_problem *p)
-{
-    uint32_t few = (p->experts + p->cluster.ranks - 1) / p->cluster.ranks;
-
-    for (uint32_t g = 0; g < p->cluster.ranks; g++)
-        if (p->cluster.slots[g] < few)
-            return;
-    for (uint32_t g = 0; g < p->cluster.ranks; g++)
-        p->cluster.slots[g] = few;
-}
-
 static int fold_new(const struct place_problem *p, bool second, struct fold *ret,
                     struct mt_err *reterr)
 {
@@ -87,7 +76,6 @@ static int fold_new(const struct place_problem *p, bool second, struct fold *ret
     ret->p.layers = layers;
     ret->p.from = NULL;
     ret->p.homes = PLACE_HOMES_LOAD;
-    fewest_slots(&ret->p);
     for (uint32_t i = 0; !rc && i < p->scenarios; i++) {
         struct place_scenario *s = &ret->p.scenario[i];
         uint32_t k = 0;
@@ -134,21 +122,25 @@ static int fit(const struct fold *f, const struct search_rule *rule, uint64_t mo
     return rc;
 }
 
-/* J on `test` of what is fitted to `f`, added to *io. */
-static int try_rule(const struct fold *f, const struct fold *test, const struct search_rule *rule,
-                    uint64_t moves, const struct place_run *run, double *io, struct mt_err *reterr)
+/* The sum over both folds of J on the one that was not fitted. */
+static int try_rule(const struct fold *f, const struct search_rule *rule, uint64_t moves,
+                    const struct place_run *run, double *ret, struct mt_err *reterr)
 {
-    struct plan plan = {0};
     struct score *s = malloc(sizeof *s);
-    int rc = s ? fit(f, rule, moves, run, &plan, reterr)
-               : mt_error(reterr, MT_ENOMEM, "search: no memory for a score");
+    int rc = s ? 0 : mt_error(reterr, MT_ENOMEM, "search: no memory for a score");
+    double sum = 0;
 
-    if (!rc)
-        rc = score_plan(&test->p, &plan, SCORE_SAMPLED, s, reterr);
-    if (!rc)
-        *io += s->j;
-    plan_done(&plan);
+    for (int k = 0; !rc && k < 2; k++) {
+        struct plan plan = {0};
+
+        rc = fit(&f[k], rule, moves, run, &plan, reterr);
+        if (!rc)
+            rc = score_plan(&f[!k].p, &plan, SCORE_SAMPLED, s, reterr);
+        sum += s->j;
+        plan_done(&plan);
+    }
     free(s);
+    *ret = sum;
     return rc;
 }
 
@@ -175,6 +167,15 @@ static int try_eplb(const struct fold *f, const struct place_run *run, double *r
     return rc == MT_EUNSUPPORTED ? 0 : rc;
 }
 
+static bool has_spare(const struct place_problem *p)
+{
+    uint32_t slots = 0;
+
+    for (uint32_t g = 0; g < p->cluster.ranks; g++)
+        slots += p->cluster.slots[g];
+    return slots > p->experts;
+}
+
 static bool comparable(const struct place_problem *p)
 {
     for (uint32_t i = 0; i < p->scenarios; i++)
@@ -191,18 +192,82 @@ static uint64_t first_moves(const struct place_problem *p, const struct place_ru
     return run->iterations && run->iterations / fits < MOVES ? run->iterations / fits : MOVES;
 }
 
-int crossval_choose(const struct place_problem *p, const struct place_run *run, uint32_t *ret_rule,
-                    bool *ret_eplb, struct mt_err *reterr)
+static bool stopped(const struct place_run *run)
+{
+    return run->stop && run->stop(run->user);
+}
+
+/* Of both folds: so many had a say. A saving that one of them alone could bring is no evidence that
+ * copies pay, since a document of another kind makes them pay elsewhere. */
+static double documents(const struct place_problem *p)
+{
+    double n = 0;
+
+    for (uint32_t i = 0; i < p->scenarios; i++) {
+        uint32_t k = 0;
+
+        while (p->scenario[k].trace != p->scenario[i].trace)
+            k++;
+        n += k == i ? 2.0 * p->scenario[i].trace->documents : 0;
+    }
+    return n;
+}
+
+/* By the first rule: whether copies hold what they promise, and whether search does better than
+ * EPLB. *least: J of the first rule with one copy of each expert. */
+static int choose_kind(const struct fold *f, uint64_t moves, const struct place_run *run,
+                       struct crossval *c, double *least, struct mt_err *reterr)
+{
+    struct search_rule rule = CROSSVAL_RULES[0];
+    double copies = INFINITY, eplb = INFINITY;
+    int rc;
+
+    rule.single = true;
+    rc = try_rule(f, &rule, moves, run, least, reterr);
+    rule.single = false;
+    if (!rc && has_spare(&f->p))
+        rc = try_rule(f, &rule, moves, run, &copies, reterr);
+    if (rc || stopped(run))
+        return rc;
+    rc = try_eplb(f, run, &eplb, reterr);
+    c->kind = copies < *least * (1 - 0.5 / documents(&f->p)) ? CROSSVAL_COPIES : CROSSVAL_SINGLE;
+    if (eplb < (copies < *least ? copies : *least) * SURE_EPLB)
+        c->kind = CROSSVAL_EPLB;
+    return rc;
+}
+
+/* The rule of least J with one copy of each expert; one that was not tried to its end does not
+ * count. */
+static int choose_rule(const struct fold *f, uint64_t moves, const struct place_run *run,
+                       struct crossval *c, double least, struct mt_err *reterr)
+{
+    int rc = 0;
+
+    for (uint32_t i = 1; !rc && i < CROSSVAL_N && !stopped(run); i++) {
+        struct search_rule rule = CROSSVAL_RULES[i];
+        double j = 0;
+
+        rule.single = true;
+        rc = try_rule(f, &rule, moves, run, &j, reterr);
+        if (!stopped(run) && j < least * (c->rule == 0 ? SURE : 1)) {
+            least = j;
+            c->rule = i;
+        }
+    }
+    return rc;
+}
+
+int crossval_choose(const struct place_problem *p, const struct place_run *run,
+                    struct crossval *ret, struct mt_err *reterr)
 {
     uint64_t moves = first_moves(p, run);
+    struct crossval c = {0, CROSSVAL_ANY};
+    double least = INFINITY;
     struct fold *f;
-    double least = INFINITY, eplb = INFINITY;
-    uint32_t best = 0;
     int rc;
 
     if (!comparable(p) || moves < FEWEST) {
-        *ret_rule = 0;
-        *ret_eplb = false;
+        *ret = c;
         return 0;
     }
     f = calloc(2, sizeof *f);
@@ -211,26 +276,14 @@ int crossval_choose(const struct place_problem *p, const struct place_run *run, 
     rc = fold_new(p, false, &f[0], reterr);
     if (!rc)
         rc = fold_new(p, true, &f[1], reterr);
-    for (uint32_t i = 0; !rc && i < CROSSVAL_N; i++) {
-        double j = 0;
-
-        for (int k = 0; !rc && k < 2; k++)
-            rc = try_rule(&f[k], &f[!k], &CROSSVAL_RULES[i], moves, run, &j, reterr);
-        if (run->stop && run->stop(run->user))
-            break;
-        if (j < least * (best == 0 && i ? SURE : 1)) {
-            least = j;
-            best = i;
-        }
-    }
     if (!rc)
-        rc = try_eplb(f, run, &eplb, reterr);
+        rc = choose_kind(f, moves, run, &c, &least, reterr);
+    if (!rc)
+        rc = choose_rule(f, moves, run, &c, least, reterr);
     fold_done(&f[0]);
     fold_done(&f[1]);
     free(f);
-    if (rc)
-        return rc;
-    *ret_rule = best;
-    *ret_eplb = eplb < least;
-    return 0;
+    if (!rc)
+        *ret = c;
+    return rc;
 }

@@ -11,10 +11,19 @@ extern const struct search_rule CROSSVAL_RULES[];
 extern const uint32_t CROSSVAL_N;
 extern const struct search_rule CROSSVAL_PLAIN; /* the traces as they are */
 
-/* *ret_rule: of the least sampled J on the folds that were not fitted. When run->stop says so, the
- * best of the rules that were tried on both folds, or the first. *ret_eplb: EPLB does better than
- * any of them (where traffic does not matter and the load repeats). */
-int crossval_choose(const struct place_problem *p, const struct place_run *run, uint32_t *ret_rule,
-                    bool *ret_eplb, struct mt_err *reterr);
+struct crossval {
+    uint32_t rule; /* of CROSSVAL_RULES */
+    enum {
+        CROSSVAL_ANY,    /* nothing could be compared */
+        CROSSVAL_SINGLE, /* one copy of each expert: copies fit what was seen, not what came */
+        CROSSVAL_COPIES,
+        CROSSVAL_EPLB, /* its plans do better than any of search */
+    } kind;
+};
+
+/* What had the least sampled J on the folds that were not fitted. When run->stop says so, the best
+ * of what was tried on both folds, or the first rule. */
+int crossval_choose(const struct place_problem *p, const struct place_run *run,
+                    struct crossval *ret, struct mt_err *reterr);
 
 #endif

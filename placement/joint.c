@@ -23,9 +23,10 @@
 #define SETTLED_MOVES 20000   /* a round of fewer does not tell that nothing is left to find */
 #define SETTLED 2e-5          /* relative gain of a round that counts as none */
 #define ALTERNATIONS 4        /* of homes and placement */
-#define RULE_PART 0.15        /* of the time */
+#define RULE_PART 0.2         /* of the time */
 #define SEARCH_PART 0.9       /* where there is no bound to find */
-#define SEARCH_PART_BOUND 0.5 /* where there is */
+#define SEARCH_PART_BOUND 0.4 /* where there is */
+#define EXACT_PART 0.2        /* of the time, after what is gone */
 #define BOUND_PART 0.97
 #define BOUND_ASKS 2000   /* questions whether to stop, where moves and not time are limited */
 #define COLUMN_TICKS 2000 /* of lp_solve, for a layer's columns */
@@ -47,7 +48,7 @@ struct joint {
     const char *no_bound;
     uint64_t asks; /* until part_stop says so; 0: as long as it takes */
     double offset; /* what J has beyond the search's price */
-    bool eplb;     /* cross-validation prefers its plans */
+    int kind;      /* CROSSVAL_... */
     bool proven;   /* nothing is left to search for */
 };
 
@@ -243,14 +244,17 @@ static int offer_split(struct joint *j, struct mt_err *reterr)
 }
 
 /* Up to 16 experts the optimum of the fluid objective is found outright. */
-static int offer_exact(struct joint *j, struct mt_err *reterr)
+static int offer_exact(struct joint *j, double from, struct mt_err *reterr)
 {
     struct exact_result r = {0};
+    double until = j->until;
     int rc;
 
     if (cluster_slots(&j->p->cluster) > j->p->experts || exact_refuses(j->p))
         return 0; /* with replicas it would prove nothing */
+    j->until = from + EXACT_PART;
     rc = exact_solve(j->p, &j->part, &r, reterr);
+    j->until = until;
     if (rc)
         return rc;
     j->bound = r.bound;
@@ -340,7 +344,7 @@ static int find_bound(struct joint *j, struct mt_err *reterr)
 
 static int choose_rule(struct joint *j, struct mt_err *reterr)
 {
-    uint32_t rule = 0;
+    struct crossval found = {0};
     int rc = 0;
 
     j->rule = CROSSVAL_PLAIN;
@@ -348,8 +352,10 @@ static int choose_rule(struct joint *j, struct mt_err *reterr)
     if (j->run->plain)
         return 0;
     tell(j, "cross-validation", j->start_j);
-    rc = crossval_choose(j->p, &j->part, &rule, &j->eplb, reterr);
-    j->rule = CROSSVAL_RULES[rule];
+    rc = crossval_choose(j->p, &j->part, &found, reterr);
+    j->rule = CROSSVAL_RULES[found.rule];
+    j->rule.single = found.kind == CROSSVAL_SINGLE;
+    j->kind = found.kind;
     return rc;
 }
 
@@ -363,15 +369,15 @@ static int solve(struct joint *j, struct mt_err *reterr)
     if (rc)
         return rc;
     from = j->run->spent ? j->run->spent(j->run->user) : 0;
-    j->no_bound = bound_missing(j->p);
+    j->no_bound = j->run->skip_bound ? "not asked for" : bound_missing(j->p);
     j->until = j->no_bound ? SEARCH_PART : SEARCH_PART_BOUND;
     if (j->p->homes == PLACE_HOMES_AFFINITY)
         rc = alternate(j, from, SEARCH_PART, reterr);
     else
-        rc = offer_exact(j, reterr);
+        rc = offer_exact(j, from, reterr);
     if (!rc && j->p->homes == PLACE_HOMES_LOAD && (!j->proven || j->rule.sample.documents > 0))
         rc = search_once(j, NULL, &j->start, j->run->seed, reterr);
-    if (!rc && j->eplb)
+    if (!rc && j->kind == CROSSVAL_EPLB)
         rc = offer_method(j, eplb_solve, reterr);
     if (!rc)
         rc = offer_relabelled(j, reterr);

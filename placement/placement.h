@@ -69,6 +69,7 @@ struct place_run {
     uint64_t seed;
     uint64_t iterations; /* search moves; 0: until stop. With it a result depends on seed alone */
     bool plain;          /* fit the traces as they are: no resampling, no cross-validation */
+    bool skip_bound;     /* someone else looks for the bound: all time is for plans */
     double gap;          /* stop when the proven gap is at most this; 0: never */
     bool (*stop)(void *user);    /* NULL: never */
     double (*spent)(void *user); /* part of the time that is gone, 0 to 1, so that what remains can

@@ -66,7 +66,7 @@ static void price_start(struct search *s, const struct plan *start)
         items_of(s->layer, start, i, false, row(s, s->single, i));
         layer_set(s->layer, row(s, s->single, i));
         s->price_single[i] = s->price[i] = s->layer->price;
-        items_of(s->layer, start, i, true, row(s, s->item, i));
+        items_of(s->layer, start, i, s->replica != NULL, row(s, s->item, i));
         if (!s->replica)
             continue;
         layer_load(s->layer_homes, i);
@@ -104,7 +104,7 @@ int search_new(const struct place_problem *p, const struct search_rule *rule,
         rc = sample_new(p, &rule->sample, seed, &s->set, reterr);
     if (!rc)
         rc = layer_new(&s->bag, s->set, &s->layer, reterr);
-    if (!rc && has_spare(p))
+    if (!rc && has_spare(p) && !rule->single)
         rc = open_replicas(s, homes, seed, reterr);
     if (rc) {
         search_free(s);

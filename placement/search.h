@@ -12,6 +12,7 @@
 struct search_rule {
     struct sample_rule sample;
     double traffic; /* factor on traffic in the price */
+    bool single;    /* one copy of each expert, whatever the slots */
 };
 
 struct search; /* opaque */

@@ -16,24 +16,24 @@
 
 All of them by default. The bundled model's traces are in tests/data/traces; those of other models
 are not in the repository: DIR has deepseek-v2-lite, mixtral-8x7b and deepseek-v3-counts, and what
-is absent is skipped. Prints Markdown; keeps it, the charts and every answer as JSON in
-build/bench/place. --reuse takes answers to the same commands from there, so that a run that was cut
-off goes on. --quick shows that all of it works, with figures that say nothing."""
+is absent is skipped. N programs run at once, each of --jobs processes: no more than there are
+cores, or times mean little. Prints Markdown; keeps it, the charts and every answer as JSON in
+build/bench/place. --reuse takes the same program's answers to the same commands from there, so that
+a run that was cut off goes on. --quick shows that it works, with figures that say nothing."""
 
 import argparse
-import concurrent.futures
 import glob
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections import namedtuple
 
+import place_run
 import plot
+from place_run import ROOT, Task, read_json, write
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.environ.get("B", os.path.join(ROOT, "build"))
 OUT = os.path.join(BUILD, "bench", "place")
 CLUSTERS = os.path.join(ROOT, "tests", "bench", "clusters")
@@ -44,71 +44,8 @@ EPLB = ("eplb", "eplb-global")
 MOETUNER = ("moetuner", "moetuner-max", "moetuner-free")
 SECTIONS = ("compare", "study", "v3", "time", "drift")
 
-# key: names the answer's file; command: without the program.
-Task = namedtuple("Task", "key command program kind", defaults=("moetuner", "json"))
 
-
-# --- running -----------------------------------------------------------------------------------
-
-
-class Runner:
-    """Runs commands, some at once. What fails is listed, and missing in the tables."""
-
-    def __init__(self, options):
-        self.options, self.failed, self.done, self.total = options, [], 0, 0
-
-    def program(self, task):
-        return self.options.drift if task.program == "drift" else self.options.moetuner
-
-    def answer(self, task):
-        path = os.path.join(OUT, task.key + ".json")
-        if self.options.reuse and os.path.exists(path):
-            kept = read_json(path)
-            if kept["command"] == task.command:
-                return kept
-        began = time.monotonic()
-        ran = subprocess.run([self.program(task), *task.command], stdout=subprocess.PIPE, cwd=ROOT,
-                             stderr=subprocess.PIPE, check=False, text=True)
-        if ran.returncode:
-            return {"failed": ran.stderr.strip()[-300:] or f"exit status {ran.returncode}"}
-        kept = {"command": task.command, "wall_s": time.monotonic() - began,
-                "result": json.loads(ran.stdout) if task.kind == "json" else ran.stdout}
-        write(path, json.dumps(kept, indent=1) + "\n")
-        return kept
-
-    def one(self, task):
-        try:
-            found = self.answer(task)
-        except (OSError, ValueError) as error:
-            found = {"failed": str(error)}
-        self.done += 1
-        if "failed" in found:
-            self.failed.append(f"{task.key}: {found['failed']}")
-        if sys.stderr.isatty():
-            print(f"\r{self.done} of {self.total}: {task.key}\033[K", end="", file=sys.stderr)
-        return found.get("result")
-
-    def run(self, tasks):
-        """The answers, by key; None where it failed."""
-        tasks = list(tasks)
-        self.done, self.total = 0, len(tasks)
-        with concurrent.futures.ThreadPoolExecutor(self.options.parallel) as pool:
-            found = dict(zip([task.key for task in tasks], pool.map(self.one, tasks)))
-        if sys.stderr.isatty():
-            print("\r\033[K", end="", file=sys.stderr)
-        return found
-
-
-def read_json(path):
-    with open(path, encoding="utf8") as file:
-        return json.load(file)
-
-
-def write(path, content):
-    with open(path + ".new", "wb" if isinstance(content, bytes) else "w",
-              **({} if isinstance(content, bytes) else {"encoding": "utf8"})) as file:
-        file.write(content)
-    os.replace(path + ".new", path)
+# --- what sections share ------------------------------------------------------------------------
 
 
 def cluster(name):
@@ -131,8 +68,11 @@ def row(*cells):
     return f"| {' | '.join(str(cell) for cell in cells)} |"
 
 
-def absent(options, model):
-    return f"Skipped: no traces of {model} in `{options.traces}` (`--traces DIR`)."
+def absent(options, models):
+    """A line for each model without traces, once, and a blank one."""
+    lines = [f"- Skipped: no traces of {model} (`--traces DIR`)."
+             for model in dict.fromkeys(models) if not traces_of(options, model)]
+    return lines + [""] if lines else []
 
 
 def by_method(table):
@@ -171,10 +111,12 @@ Cell = namedtuple("Cell", "model name ranks network mix share spare")
 
 
 def compare_cells(options):
-    spares = options.spares if not options.quick else options.spares[:2]
+    spares, mixes = options.spares, MIXES
+    if options.quick:
+        spares, mixes = spares[:2], mixes[:1]
     return [Cell(model, name, ranks, network, mix, share, spare)
             for model, name, ranks, networks in SHAPES if traces_of(options, model)
-            for network in networks for mix, share in MIXES for spare in spares]
+            for network in networks for mix, share in mixes for spare in spares]
 
 
 def compare_key(cell, seed):
@@ -244,17 +186,15 @@ def compare(options, runner):
     answers = runner.run(compare_task(options, cell, seed)
                          for cell in cells for seed in range(options.seeds))
     lines = ["## Every method on held-out text", "",
-             f"Fitted on the first half of the documents, scored on the second, sampled; "
-             f"{options.time_ms} ms a method and row, {options.jobs} processes of a search (seeds), "
-             f"{options.seeds} repetitions (median and range of the margin). J relative to "
-             "contiguous. Margin: what the best other method takes more than ours, in per cent. "
+             "Fitted on the first half of the documents, scored on the second, sampled; "
+             f"{options.time_ms} ms a method and row, {options.jobs} processes (seeds) each; of "
+             f"{options.seeds} such runs the one of the median margin. J relative to contiguous. "
+             "Margin: what the best other method takes more than ours, in per cent. "
              "EPLB: the better of hierarchical and global; MoETuner: the best of its three forms. "
              "Gap: proven, of the fluid J on what was fitted.", "",
-             "Networks: h200xN one node; nic:N a node for each GPU, 400 Gb/s; -slow 25 Gb/s between "
-             "two nodes; cpu:N shared memory; ethernet:N 25 Gb/s (the bundled model, as if ranks "
-             "were GPUs).", ""]
-    lines += [absent(options, model) for model in dict.fromkeys(s[0] for s in SHAPES)
-              if not traces_of(options, model)]
+             "Networks: h200xN one node; nic:N a node for each GPU, 400 Gb/s; -slow two nodes with "
+             "25 Gb/s each; cpu:N shared memory; ethernet:N a node for each GPU, 25 Gb/s.", ""]
+    lines += absent(options, [shape[0] for shape in SHAPES])
     lines += header("shape", "network", "mix", "spare", "ours", "best other", "margin, %", "load",
                     "\\|S\\|", "R", "EPLB", "MoETuner", "gap")
     found = []
@@ -300,7 +240,7 @@ def pool_tiny(options):
         with open(path[:-5] + ".u8", "rb") as file:
             ids = file.read()
         size = head["layers"] * head["topk"]
-        half = (len(head["documents"]) + 1) // 2
+        half = (len(head["documents"]) + 1) // 2  # the prototypes' halves
         cut = sum(head["documents"][:half]) * size
         for name, documents, piece in (("fit", head["documents"][:half], ids[:cut]),
                                        ("test", head["documents"][half:], ids[cut:])):
@@ -324,12 +264,14 @@ def study_task(options, ask, rho):
         text = ["--trace", fit, "--test", test]
     else:
         text = ["--trace", *traces_of(options, ask.model)]
-    homes = ["--homes", "affinity", "--prompt-tokens", "32"] if ask.homes == "affinity" else []
+    # Homes follow from the prompts; what is decoded after them is what can gain.
+    homes = (["--homes", "affinity", "--prompt-tokens", "32", "--decode-share", "1"]
+             if ask.homes == "affinity" else ["--decode-share", "0"])
     return Task(study_key(ask, rho),
                 ["place", "compare", "--json", *text, "--cluster",
-                 cluster(f"rho-{rho}-{ask.ranks}"), *homes, "--decode-share", "0",
-                 "--spares", str(ask.spare), "--time-ms", str(options.time_ms),
-                 "--jobs", str(options.jobs), "--methods", "joint,contiguous,eplb,eplb-global"])
+                 cluster(f"rho-{rho}-{ask.ranks}"), *homes, "--spares", str(ask.spare),
+                 "--time-ms", str(options.time_ms), "--jobs", str(options.jobs),
+                 "--methods", "joint,contiguous,eplb,eplb-global"])
 
 
 def mean_time(score, topk, rho):
@@ -356,9 +298,9 @@ def study_asks(ask, figures):
         rho, best = min(figures.items(), key=lambda item: max(
             item[1][name] / limit for name, limit in ask.limits.items()))
         met = all(best[name] <= limit for name, limit in ask.limits.items())
-        lines.append(row(where, " and ".join(f"{SYMBOLS[n]} <= {x:g}" for n, x in ask.limits.items()),
-                         " ".join(f"{SYMBOLS[n]} {best[n]:.3f}" for n in ask.limits)
-                         + f" (rho {rho})", "met" if met else "not met"))
+        asked = " and ".join(f"{SYMBOLS[name]} <= {x:g}" for name, x in ask.limits.items())
+        found = " ".join(f"{SYMBOLS[name]} {best[name]:.3f}" for name in ask.limits)
+        lines.append(row(where, asked, f"{found} (rho {rho})", "met" if met else "not met"))
     for rho, limit in ask.times.items():
         if rho in figures:
             value = figures[rho]["ours_mean" if ask.mean else "ours"]
@@ -376,13 +318,13 @@ def study(options, runner):
     pool_tiny(options)
     answers = runner.run(study_task(options, ask, rho) for ask in asks for rho in RHOS)
     lines = ["## Load and traffic alone", "",
-             "Held-out text, fluid. L: max / mean load; D: distinct ranks of a token in a layer; R: "
+             "Held-out text, fluid. L: max / mean load; D: a token's distinct ranks in a layer; R: "
              "without its home. T: relative to contiguous, with the busiest port; T mean: with the "
              "mean of all ranks. rho: a vector's way there and back, in times of a token at an "
              "expert. The bundled model's domains are pooled here; with homes by affinity, prompts "
-             "have 32 tokens. EPLB's copies are chosen as ours are, the nearest first.", ""]
-    lines += [absent(options, model) for model in dict.fromkeys(ask.model for ask in ASKS)
-              if not traces_of(options, model)]
+             "have 32 tokens, and what follows them is scored. EPLB's copies are chosen as ours are, "
+             "the nearest first.", ""]
+    lines += absent(options, [ask.model for ask in ASKS])
     lines += header("model", "ranks", "spare", "homes", "rho", "L", "D", "R", "T", "T mean",
                     "EPLB T", "EPLB T mean", "prototypes reached")
     verdicts = []
@@ -441,22 +383,19 @@ def v3_lines(fit, ranks, spare, answer):
         bound = "-" if gap is None else f"{inside[name] / (1 + gap):.3f} ({per_cent(gap)})"
         lines.append(row(ranks, spare, fit, name, f"{inside[name]:.4f}", bound, *cells))
     worse = []
-    for name in EPLB:
-        if inside["joint"] > inside[name] * (1 + TIE):
-            worse.append(f"{ranks} ranks, {spare} spare, fitted on {fit}: in-sample "
-                         f"{inside['joint']:.4f}, {name} {inside[name]:.4f}")
-        worse += [f"{ranks} ranks, {spare} spare, fitted on {fit}: {V3[i]} {mine:.4f}, {name} "
-                  f"{theirs:.4f}" for i, (mine, theirs) in enumerate(zip(columns["joint"],
-                                                                         columns[name]))
-                  if mine > theirs * (1 + TIE) and not (i in known and len(known) == 1)]
-    return lines, worse
+    for i, where in enumerate(["in-sample", *V3]):
+        mine, *theirs = ([inside[name], *columns[name]][i] for name in V3_METHODS)
+        if mine > min(theirs) * (1 + TIE):
+            worse.append(f"{where} by {per_cent(mine / min(theirs) - 1)}")
+    text = f"- {ranks} ranks, {spare} spare, fitted on {fit}: {', '.join(worse)}"
+    return lines, [text] if worse else []
 
 
 def v3(options, runner):
     folder = os.path.join(options.traces, "deepseek-v3-counts")
     title = ["## DeepSeek-V3: loads alone", ""]
-    if not os.path.isdir(folder):
-        return title + [absent(options, "deepseek-v3-counts")]
+    if absent(options, ["deepseek-v3-counts"]):
+        return title + absent(options, ["deepseek-v3-counts"])
     runner.run(Task(f"v3-import-{name}",
                     ["place", "import", "--format", "sglang", "--input",
                      os.path.join(folder, name + ".json"), "--topk", "8", "-o", v3_loads(name)],
@@ -466,8 +405,8 @@ def v3(options, runner):
                          for cell in grid)
     lines = title + [
         "58 layers of 256 experts, 8 nodes, top-8; mean over layers of max / mean load over ranks. "
-        "Bold: what the plan was fitted on. Bound: of the in-sample load, by ours (1 is what no plan "
-        "can beat in any case).", ""]
+        "Bold: what the plan was fitted on. Bound: of the in-sample load, by ours (no plan is "
+        "below 1).", ""]
     lines += header("ranks", "spare", "fitted on", "method", "in-sample", "bound (gap)", *V3)
     worse = []
     for cell in grid:
@@ -476,8 +415,8 @@ def v3(options, runner):
             some, bad = v3_lines(*cell, answer)
             lines += some
             worse += bad
-    lines += ["", f"Ours is worse than an EPLB in {len(worse)} places"
-                  f"{':' if worse else '.'}", *(f"- {line}" for line in worse), "",
+    lines += ["", f"Ours is worse than the better EPLB somewhere in {len(worse)} of {len(grid)} "
+                  "problems.", *worse, "",
               "J on `h200x4x8` and `h200x8x8`, half of the tokens decoded, all five workloads, "
               "relative to contiguous (compute alone; each active expert costs its weights' "
               "reading):", "", *header("ranks", "spare", "fitted on", *V3_METHODS)]
@@ -531,9 +470,11 @@ def time_key(one, budget):
 
 def time_task(options, one, budget):
     path = os.path.join(OUT, time_key(one, budget))
+    # Nothing there distinguishes decode from prefill: one scenario is enough.
+    mix = ["--decode-share", "0"] if one.cluster.startswith("rho") else []
     return Task(time_key(one, budget),
                 ["place", "solve", "--json", "--no-resample", "--trace",
-                 *timed_traces(options, one), "--cluster", cluster(one.cluster),
+                 *timed_traces(options, one), "--cluster", cluster(one.cluster), *mix,
                  "--time-ms", str(budget), "--jobs", str(options.jobs),
                  "--curve", path + ".csv", "-o", path + ".plan.json"])
 
@@ -548,16 +489,22 @@ def seconds_to(runs, best, part):
     return "-" if good is None else f"{good:.2f}"
 
 
-def time_lines(one, runs, budgets):
+def is_optimal(run):
+    gap = gap_of(run)
+    return gap is not None and gap < 1e-6
+
+
+def time_line(one, runs, shown):
     best = min(run["objective"] for run in runs.values())
     bound = max(run.get("bound") or 0 for run in runs.values())
     proven = []
-    for budget in (budgets[len(budgets) // 4], budgets[len(budgets) // 2 + 1], budgets[-1]):
+    for budget in shown:
         run = runs.get(budget)
         proven.append("-" if run is None else f"{per_cent(run['objective'] / best - 1)} / "
                                               f"{per_cent(gap_of(run))} ({run['seconds']:.1f} s)")
-    optimal = [run["seconds"] for _, run in sorted(runs.items()) if (gap_of(run) or 1) < 1e-6]
-    return row(one.name, one.cluster, f"{best:.6g}", per_cent(best / bound - 1 if bound else None),
+    optimal = [run["seconds"] for _, run in sorted(runs.items()) if is_optimal(run)]
+    return row(one.key, one.name, one.cluster, f"{best:.6g}",
+               per_cent(best / bound - 1 if bound else None),
                seconds_to(runs, best, 0.01), seconds_to(runs, best, 0.002),
                f"{optimal[0]:.2f}" if optimal else "-", *proven)
 
@@ -568,13 +515,14 @@ def chart(rows, budgets, command):
     names, lost, open_gap = [], [], []
     for color, (one, runs) in enumerate(rows):
         best = min(run["objective"] for run in runs.values())
-        names.append(one.name)
+        names.append(one.key)
         short = [(budget / 1e3, runs[budget]) for budget in budgets if budget in runs]
-        lost.append(plot.Line(one.name, color, "", [
+        dash = "5 4" if color >= len(plot.COLORS) else ""
+        lost.append(plot.Line(one.key, color, dash, [
             (x, max(100 * (run["objective"] / best - 1), floor)) for x, run in short]))
         gaps = [(x, max(100 * gap_of(run), floor)) for x, run in short if gap_of(run) is not None]
         if gaps:
-            open_gap.append(plot.Line(one.name, color, "", gaps))
+            open_gap.append(plot.Line(one.key, color, dash, gaps))
     panels = [plot.Panel("above the best known, % (0.001: none)", "seconds given", lost)]
     if open_gap:
         panels.append(plot.Panel("proven gap, % (0.001: none)", "seconds given", open_gap))
@@ -585,6 +533,7 @@ def time_section(options, runner):
     made = generate(options, runner)
     rows = [one for one in TIMED if timed_traces(options, one)]
     budgets = [100, 300, 1000] if options.quick else BUDGETS
+    shown = budgets if options.quick else [1000, 10000, 60000]
     every = budgets + [2000 if options.quick else options.long_ms]
     # The longest first, so that they do not stand alone at the end.
     answers = runner.run(time_task(options, one, budget) for budget in sorted(every, reverse=True)
@@ -594,17 +543,17 @@ def time_section(options, runner):
              + ", ".join(f"{budget / 1e3:g}" for budget in every) + " s). Best known: of all of "
              "them, with the best bound of all. To 1 % and 0.2 %: seconds that the first run took "
              "whose plan, and all of those given longer, is that near. Optimal: of the first run "
-             "that proves its plan. Then, of three runs: above the best known / proven gap (seconds "
-             "that it took). Generated: " + made + ".", ""]
-    lines += [absent(options, one.model) for one in TIMED if not timed_traces(options, one)]
-    lines += header("shape", "cluster", "best J", "its gap", "to 1 %, s", "to 0.2 %, s",
-                    "optimal, s", "short", "middle", "long")
+             "that proves its plan. Last: above the best known / proven gap (seconds taken) of the "
+             "run that was given so long. Generated: " + made + ".", ""]
+    lines += absent(options, [one.model for one in TIMED if one.model])
+    lines += header("", "shape", "cluster", "best J", "its gap", "to 1 %, s", "to 0.2 %, s",
+                    "optimal, s", *(f"{budget / 1e3:g} s" for budget in shown))
     charted = []
     for one in rows:
         runs = {budget: answers[time_key(one, budget)] for budget in every}
         runs = {budget: run for budget, run in runs.items() if run}
         if runs:
-            lines.append(time_lines(one, runs, budgets))
+            lines.append(time_line(one, runs, shown))
             charted.append((one, runs))
     if charted:
         write(os.path.join(OUT, "time.svg"), chart(charted, budgets, options.command))
@@ -641,22 +590,6 @@ def drift(options, runner):
 # --- all of it ---------------------------------------------------------------------------------
 
 
-def machine():
-    """Where the figures come from, in words."""
-    names = []
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-    try:
-        commit = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], check=False,
-                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                                text=True).stdout.strip()
-    except OSError:
-        commit = ""
-    return (f"{os.cpu_count()} cores of {names[0] if names else 'an unknown processor'}, "
-            f"commit {commit or 'unknown'}, load average {os.getloadavg()[0]:.1f} when it began")
-
-
 def numbers(text):
     return [int(word) for word in text.split(",")]
 
@@ -669,7 +602,7 @@ def parse(arguments):
     parser.add_argument("--drift", default=os.path.join(BUILD, "tests", "bench", "bench_drift"))
     parser.add_argument("--traces", default="traces", metavar="DIR")
     parser.add_argument("--time-ms", type=int, default=10000, help="of each method")
-    parser.add_argument("--long-ms", type=int, default=300000, help="time: the run for the best known")
+    parser.add_argument("--long-ms", type=int, default=300000, help="time: for the best known")
     parser.add_argument("--parallel", type=int, default=1, metavar="N", help="programs at once")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes of each")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="compare: repetitions")
@@ -693,19 +626,19 @@ def parse(arguments):
 def main():
     options = parse(sys.argv[1:])
     if not os.access(options.moetuner, os.X_OK):
-        raise SystemExit(f"{options.moetuner}: no such program; `make programs`, or --moetuner PATH")
+        raise SystemExit(f"{options.moetuner}: no such program; `make programs` makes it")
     os.makedirs(OUT, exist_ok=True)
-    runner = Runner(options)
+    runner = place_run.Runner(options, OUT)
     make = {"compare": compare, "study": study, "v3": v3, "time": time_section, "drift": drift}
-    head = f"Made by `{options.command}` on {machine()}.\n"
+    head = f"Made by `{options.command}` on {place_run.machine()}.\n"
     print(head)
     for name in SECTIONS:
         if name in options.section:
             began = time.monotonic()
             text = "\n".join(make[name](options, runner)) + "\n"
-            print(text, flush=True)
             write(os.path.join(OUT, name + ".md"),
                   f"{head}\n{text}\nTook {time.monotonic() - began:.0f} s.\n")
+            print(text, flush=True)
     if runner.failed:
         print("Failed:", *(f"- {line}" for line in runner.failed), sep="\n")
     return 1 if runner.failed else 0

@@ -381,7 +381,7 @@ static int joint_attempt(const struct example *e, struct mt_err *reterr)
 
 static int search_attempt(const struct example *e, struct mt_err *reterr)
 {
-    struct search_rule rule = {{0.25, 8, 16}, 1};
+    struct search_rule rule = {{0.25, 8, 16}, 1, false};
     struct place_run run = {0};
     uint64_t left = 100, tried = 0;
     struct plan plan = {0};

@@ -208,7 +208,7 @@ static double fluid(const struct place_problem *p, const struct plan *plan)
  * and where traffic costs nothing, it is. */
 static void search_is_near_the_proven_optimum(void **state)
 {
-    struct search_rule rule = {STEPS, 1};
+    struct search_rule rule = {STEPS, 1, false};
     struct random r = {3};
     double sum[2] = {0}, worst[2] = {0}, starts = 0;
 
@@ -268,7 +268,7 @@ static void rounds_never_lose_what_was_found(void **state)
     (void)state;
     for (uint32_t i = 0; i < 60; i++) {
         struct searched how = searched_random(&r);
-        struct search_rule rule = {STEPS, 1 + (i % 2) * 0.6};
+        struct search_rule rule = {STEPS, 1 + (i % 2) * 0.6, false};
         uint64_t left = 20000, tried = 0;
         struct plan start, other, plan;
         struct example e;
