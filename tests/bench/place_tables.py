@@ -322,8 +322,8 @@ def study(options, runner):
              "without its home. T: relative to contiguous, with the busiest port; T mean: with the "
              "mean of all ranks. rho: a vector's way there and back, in times of a token at an "
              "expert. The bundled model's domains are pooled here; with homes by affinity, prompts "
-             "have 32 tokens, and what follows them is scored. EPLB's copies are chosen as ours are, "
-             "the nearest first.", ""]
+             "have 32 tokens, and what follows them is scored. EPLB's copies are chosen as ours "
+             "are, the nearest first.", ""]
     lines += absent(options, [ask.model for ask in ASKS])
     lines += header("model", "ranks", "spare", "homes", "rho", "L", "D", "R", "T", "T mean",
                     "EPLB T", "EPLB T mean", "prototypes reached")
@@ -574,9 +574,11 @@ def drift(options, runner):
         return title + [f"Skipped: no `{options.drift}` (`make build/tests/bench/bench_drift`, or "
                         "`--drift PATH`)."]
     extra = ["--iterations", "500", "--segment", "16384"] if options.quick else []
+    if options.segment:
+        extra += ["--segment", str(options.segment)]
     tasks = [Task(f"drift-{only}-{name.replace(':', '')}",
                   ["--traces", TINY, "--cluster", name, "--only", only, *extra], "drift", "text")
-             for only in ("fits", "day")
+             for only in ("day", "fits")  # the longer ones first
              for name in (DRIFT_CLUSTERS[:1] if options.quick else DRIFT_CLUSTERS)]
     answers = runner.run(tasks)
     lines = title
@@ -603,6 +605,7 @@ def parse(arguments):
     parser.add_argument("--traces", default="traces", metavar="DIR")
     parser.add_argument("--time-ms", type=int, default=10000, help="of each method")
     parser.add_argument("--long-ms", type=int, default=300000, help="time: for the best known")
+    parser.add_argument("--segment", type=int, metavar="TOKENS", help="drift: of a domain")
     parser.add_argument("--parallel", type=int, default=1, metavar="N", help="programs at once")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes of each")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="compare: repetitions")
