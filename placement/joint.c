@@ -370,14 +370,14 @@ static int solve(struct joint *j, struct mt_err *reterr)
         return rc;
     from = j->run->spent ? j->run->spent(j->run->user) : 0;
     j->no_bound = j->run->skip_bound ? "not asked for" : bound_missing(j->p);
-    j->until = j->no_bound ? SEARCH_PART : SEARCH_PART_BOUND;
+    j->until = j->no_bound || j->how == SCORE_FLUID ? SEARCH_PART : SEARCH_PART_BOUND;
     if (j->p->homes == PLACE_HOMES_AFFINITY)
         rc = alternate(j, from, SEARCH_PART, reterr);
     else
         rc = offer_exact(j, from, reterr);
     if (!rc && j->p->homes == PLACE_HOMES_LOAD && (!j->proven || j->rule.sample.documents > 0))
         rc = search_once(j, NULL, &j->start, j->run->seed, reterr);
-    if (!rc && j->kind == CROSSVAL_EPLB)
+    if (!rc && (j->kind == CROSSVAL_EPLB || j->kind == CROSSVAL_ANY))
         rc = offer_method(j, eplb_solve, reterr);
     if (!rc)
         rc = offer_relabelled(j, reterr);
@@ -394,7 +394,12 @@ static void describe(const struct joint *j, struct place_result *ret)
 {
     const struct sample_rule *r = &j->rule.sample;
 
-    if (r->documents > 0)
+    if (!j->tried && !j->proven)
+        snprintf(ret->note, sizeof ret->note,
+                 "no time for a search: this is the best of the starts; give it more");
+    else if (j->how == SCORE_FLUID)
+        snprintf(ret->note, sizeof ret->note, "fitted to the loads as they are");
+    else if (r->documents > 0)
         snprintf(
             ret->note, sizeof ret->note,
             "steps resampled from %g of the documents, %g tokens of each at most; traffic x %g",

@@ -12,7 +12,9 @@
 #define MAX_TOKENS (1u << 16)          /* of the bag */
 #define MAX_TOKENS_REPLICAS (1u << 14) /* replicas are served anew with every move */
 #define FILL_TRIES 24
-#define REPLICA_SHARE 20 /* exchanges that one move of replicas is worth */
+#define REPLICA_SHARE 20      /* exchanges that one move of replicas is worth */
+#define REPLICA_SHARE_LOADS 2 /* the same where there are no tokens to serve anew */
+#define FRESH 4               /* every so many rounds copies start from single ones */
 #define COOL 100.0
 
 struct search {
@@ -202,6 +204,11 @@ static uint64_t exchange_layer(struct search *s, uint32_t i, uint64_t moves,
     return tried;
 }
 
+static uint64_t replica_share(const struct search *s)
+{
+    return s->bag_homes.words ? REPLICA_SHARE : REPLICA_SHARE_LOADS;
+}
+
 /* With copies: in the first round and every other from the best single placement, filled; else from
  * the best with copies. */
 static uint64_t replicate_layer(struct search *s, uint32_t i, uint64_t moves,
@@ -213,33 +220,34 @@ static uint64_t replicate_layer(struct search *s, uint32_t i, uint64_t moves,
     uint64_t tried;
 
     layer_load(s->layer_homes, i);
-    if (s->rounds % 2) {
+    if (s->rounds % FRESH) {
         replica_set(r, best);
     } else {
         replica_set(r, row(s, s->single, i));
         replica_fill(r, &s->random, FILL_TRIES, run);
     }
     s->layer_homes->price = replica_price(r);
-    heat = anneal_heat(s->layer_homes) / (s->rounds % 2 ? 16 : 8);
+    heat = anneal_heat(s->layer_homes) / (s->rounds % FRESH ? 8 : 4);
     tried = replica_anneal(r, &(struct anneal){moves, heat, heat / COOL}, &s->random, run);
     if (replica_price(r) < s->price[i]) {
         s->price[i] = replica_price(r);
         memcpy(best, replica_items(r), s->layer->slots * sizeof *best);
     }
-    return tried * REPLICA_SHARE;
+    return tried * replica_share(s);
 }
 
 void search_round(struct search *s, uint64_t moves, const struct place_run *run, uint64_t *io_left,
                   uint64_t *io_tried)
 {
     for (uint32_t i = 0; i < s->p->layers && *io_left; i++) {
-        uint64_t tried;
+        uint64_t tried = 0;
 
         if (run->stop && run->stop(run->user))
             return;
-        tried = exchange_layer(s, i, moves, run);
+        if (!s->replica || s->rounds < FRESH || s->rounds % FRESH == 0)
+            tried = exchange_layer(s, i, moves, run);
         if (s->replica) {
-            tried += replicate_layer(s, i, moves / REPLICA_SHARE + 1, run);
+            tried += replicate_layer(s, i, moves / replica_share(s) + 1, run);
         } else if (s->price_single[i] < s->price[i]) {
             s->price[i] = s->price_single[i];
             memcpy(row(s, s->item, i), row(s, s->single, i), s->layer->slots * sizeof *s->item);
