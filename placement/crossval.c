@@ -13,7 +13,7 @@
 #define GROWTH 4
 #define FEWEST 200      /* moves with which a comparison means something */
 #define SURE_EPLB 0.998 /* the search here is a short one */
-#define SURE 0.9998     /* a rule replaces the first only if its J is lower by more than noise */
+#define SURE 0.999     /* a rule replaces the first only if its J is lower by more than noise */
 
 const struct search_rule CROSSVAL_PLAIN = {{0, 0, 64}, 1, false};
 
