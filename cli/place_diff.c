@@ -23,7 +23,8 @@ static const struct option OPTIONS[] = {
     {"replicas", OPTION_INT, AT(replicas), "0", 0, PLACE_MAX_EXPERTS, NULL, "R", "Problem",
      "Spare slots of each rank in each layer; at least as many as the placements need."},
     {"staging", OPTION_FLAG, AT(staging), "false", 0, 0, NULL, NULL, "Problem",
-     "Each rank has one more slot while experts move, so that nothing is copied twice."},
+     "Each rank has one more slot while experts move, so that nothing is copied twice. Taken anyway, "
+     "with a word on standard error, where full ranks leave no other way."},
     {"json", OPTION_FLAG, AT(json), "false", 0, 0, NULL, NULL, "Output",
      "One JSON object instead of text."},
     PLACE_ROW_HELP(struct config),
@@ -177,8 +178,11 @@ static int diff(const void *config, const struct place_args *args, int stop_fd,
     (void)stop_fd;
     if (!rc)
         rc = diff_plans(&w.cluster, &w.from, &w.to, c->staging, &w.diff, reterr);
-    if (rc == MT_ELIMIT)
-        mt_error_prefix(reterr, "without --staging, or more --replicas");
+    if (rc == MT_ELIMIT) {
+        fprintf(stderr, "moetuner place diff: %s: with a slot for staging on each rank\n",
+                reterr->text);
+        rc = diff_plans(&w.cluster, &w.from, &w.to, true, &w.diff, reterr);
+    }
     if (!rc) {
         if (c->json)
             rc = print_json(&w, reterr);

@@ -1,5 +1,6 @@
 /* moetuner place solve: a placement for what was routed. */
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "cli/place.h"
@@ -15,6 +16,7 @@ struct config {
     bool resample, json, help;
 };
 
+#define IN_FORCE "in force"
 #define AT(field) offsetof(struct config, field)
 
 static const struct option OPTIONS[] = {
@@ -129,7 +131,7 @@ static int score_rows(struct solved *s, struct mt_err *reterr)
     rc = score_row(s, "contiguous", &even, reterr);
     plan_done(&even);
     if (!rc && s->problem.from)
-        rc = score_row(s, "in force", s->problem.from, reterr);
+        rc = score_row(s, IN_FORCE, s->problem.from, reterr);
     if (!rc)
         rc = score_row(s, "this plan", &s->outcome.plan, reterr);
     return rc;
@@ -227,13 +229,15 @@ static void print_row(const struct row *r, double base)
         printf("  %-11s %s\n", r->name, r->why_not);
         return;
     }
-    printf("  %-11s %9.4f %7.3f %8.4f %9.4f %8.4f %8.4f %7.3f %7.3f", r->name, s->j * 1e6,
-           base > 0 ? s->j / base : 1, s->terms.dense * 1e6, s->terms.dispatch * 1e6,
-           s->terms.compute * 1e6, s->terms.combine * 1e6, s->load, s->load_worst);
+    printf("  %-11s %9.4f %7.3f %8.4f ", r->name, s->j * 1e6, base > 0 ? s->j / base : 1,
+           s->terms.dense * 1e6);
     if (s->scenario[0].traffic)
-        printf(" %7.3f %7.3f\n", s->ranks, s->remote);
+        printf("%9.4f %8.4f %8.4f %7.3f %7.3f %7.3f %7.3f\n", s->terms.dispatch * 1e6,
+               s->terms.compute * 1e6, s->terms.combine * 1e6, s->load, s->load_worst, s->ranks,
+               s->remote);
     else
-        printf("       -       -\n");
+        printf("        - %8.4f        - %7.3f %7.3f       -       -\n", s->terms.compute * 1e6,
+               s->load, s->load_worst);
 }
 
 static void print_outcome(const struct config *c, const struct place_outcome *o)
@@ -250,16 +254,43 @@ static void print_outcome(const struct config *c, const struct place_outcome *o)
         printf("note: %s\n", o->note);
 }
 
+/* Copies beyond one of each expert, and room for them. */
+static void print_copies(const struct place_problem *p, const struct plan *plan)
+{
+    size_t pairs = (size_t)p->layers * p->experts;
+    uint64_t slots = 0;
+
+    for (uint32_t g = 0; g < p->cluster.ranks; g++)
+        slots += p->cluster.slots[g];
+    if (slots > p->experts)
+        printf("copies beyond the first: %zu, of %llu spare slots\n", plan->start[pairs] - pairs,
+               (unsigned long long)((slots - p->experts) * p->layers));
+}
+
+/* The plan in force, if there is one, else the first row: what the others are compared with. */
+static double base_of(const struct solved *s)
+{
+    for (uint32_t i = 0; s->problem.from && i < s->rows; i++)
+        if (!s->row[i].why_not && !strcmp(s->row[i].name, IN_FORCE))
+            return s->row[i].score.j;
+    return s->row[0].why_not ? s->row[s->rows - 1].score.j : s->row[0].score.j;
+}
+
 static void print_table(const struct config *c, const struct place_set *set_of,
                         const struct solved *s, const json_t *report)
 {
-    double base = s->row[0].why_not ? s->row[s->rows - 1].score.j : s->row[0].score.j;
+    double base = base_of(s);
     char time[32];
 
     place_problem_print(&c->in, set_of, &s->problem, stdout);
     print_outcome(c, &s->outcome);
+    print_copies(&s->problem, &s->outcome.plan);
+    if (!s->problem.scenario[0].trace)
+        puts("loads alone: traffic is not priced");
+    if (!c->output)
+        puts("not saved: there is no -o");
     printf(
-        "\n  us a token (fluid)  J     of 1st    dense  dispatch  compute  combine    load   worst"
+        "\n  us a token (fluid)  J   relative    dense  dispatch  compute  combine    load   worst"
         "     |S|  remote\n");
     for (uint32_t i = 0; i < s->rows; i++)
         print_row(&s->row[i], base);

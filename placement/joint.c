@@ -369,7 +369,9 @@ static int solve(struct joint *j, struct mt_err *reterr)
     if (rc)
         return rc;
     from = j->run->spent ? j->run->spent(j->run->user) : 0;
-    j->no_bound = j->run->skip_bound ? "not asked for" : bound_missing(j->p);
+    j->no_bound = bound_missing(j->p);
+    if (!j->no_bound && j->run->skip_bound)
+        j->no_bound = "not asked for";
     j->until = j->no_bound || j->how == SCORE_FLUID ? SEARCH_PART : SEARCH_PART_BOUND;
     if (j->p->homes == PLACE_HOMES_AFFINITY)
         rc = alternate(j, from, SEARCH_PART, reterr);

@@ -65,8 +65,8 @@ class Case(unittest.TestCase):
         cls.folder = tempfile.TemporaryDirectory(prefix="place-")
         cls.traces = sorted(glob.glob(os.path.join(TRACES, "*.json")))[:3]
         cls.trace = cls.traces[0]
-        cls.methods = [line.split()[0] for line in place("--help")[1].split("Methods", 1)[1].splitlines()
-                       if line.startswith("  ")]
+        methods = place("--help")[1].split("Methods", 1)[1].split("\n\n", 1)[0]
+        cls.methods = [line.split()[0] for line in methods.splitlines() if line.startswith("  ")]
         cls.searches = "joint" in cls.methods
 
     @classmethod
