@@ -139,7 +139,8 @@ static int try_rule(const struct fold *f, const struct search_rule *rule, uint64
         rc = fit(&f[k], rule, moves, run, &plan, reterr);
         if (!rc)
             rc = score_plan(&f[!k].p, &plan, SCORE_SAMPLED, s, reterr);
-        sum += s->j;
+        if (!rc)
+            sum += s->j;
         plan_done(&plan);
     }
     free(s);

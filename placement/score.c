@@ -10,6 +10,7 @@
 #include "placement/link.h"
 
 #define SHORT_TRACE 16384 /* tokens */
+#define FEW_RANKS 32      /* beyond, a step is dear, and chance evens out over the ranks */
 
 /* Tokens of a scenario, and where they live: with homes by load all of them, anywhere; with homes
  * by affinity the prompts (prefill) anywhere, the rest (decode) where their document lives. */
@@ -281,7 +282,7 @@ static void add_loads(const struct step *s, const struct place_problem *p, doubl
  * which documents happen to live where would otherwise decide. */
 static uint32_t count_turns(const struct crowd *c, uint32_t ranks)
 {
-    uint32_t turns = c->home ? 1 : SHORT_TRACE / c->n + 1;
+    uint32_t turns = c->home || ranks > FEW_RANKS ? 1 : SHORT_TRACE / c->n + 1;
 
     return turns < ranks ? turns : ranks;
 }

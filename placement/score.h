@@ -15,8 +15,9 @@
  * home out). Prefill takes consecutive tokens of each stream; decode has that many sequences a
  * rank, spread over its stream, one token each. Streams are rings, so that every step is full;
  * there are as many steps as cover each stream that has a part in them once. By load, a trace of
- * fewer than 16,384 tokens is seen from several homes: the steps are repeated with every stream a
- * rank further, until that many tokens were seen or every rank had every stream.
+ * fewer than 16,384 tokens on at most 32 ranks is seen from several homes: the steps are repeated
+ * with every stream a rank further, until that many tokens were seen or every rank had every
+ * stream.
  *
  * Where the steps take every token equally often (the numbers divide the streams), a mean of maxima
  * is at least the maximum of means: sampled load and straggler are at least fluid's, and so is

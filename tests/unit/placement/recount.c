@@ -396,7 +396,7 @@ static void sampled_scenario(const struct place_problem *p, const struct place_s
         while (quota[g] && steps * quota[g] < length[g])
             steps++;
     }
-    while (!fixed && turns < c->ranks && turns * n <= 16384)
+    while (!fixed && c->ranks <= 32 && turns < c->ranks && turns * n <= 16384)
         turns++;
     for (uint32_t i = 0; i < steps * turns; i++) {
         uint32_t in = 0;
