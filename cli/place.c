@@ -30,25 +30,26 @@ static const char COLUMNS[] =
     "\nColumns:\n"
     "  J          modelled seconds of a token; relative: to the plan in force, else to contiguous\n"
     "  dense ...  J's terms: attention and the rest, dispatch, experts (compute), combine\n"
-    "  load       max/mean of the ranks' token-expert pairs, mean over layers; worst: of a layer\n"
+    "  load       max/mean of the ranks' token-expert pairs, over layers; worst: of a layer\n"
     "  |S|        distinct ranks that serve a token in a layer; remote: those other than its home\n"
     "  local      part of token-expert pairs served at home; active: busiest rank's experts\n"
     "  gap        how far, at most, J is above the least possible, on what was fitted\n";
 
 static const char CLUSTER_FILE[] =
-    "\nA cluster's file (--cluster), JSON; seconds and bytes; two nodes of four with a slow network:\n"
+    "\n"
+    "A cluster's file (--cluster), JSON; seconds and bytes; two nodes of four, slow network:\n"
     "  {\"ranks_per_node\": 4, \"nodes\": 2,\n"
-    "   \"rank_link\": {\"bandwidth\": 300e9, \"latency\": 2e-6},   each rank's port in its node\n"
-    "   \"node_link\": {\"bandwidth\": 3.1e9, \"latency\": 5e-6},   each node's to the network\n"
-    "   \"flops\": 600e12, \"memory_bandwidth\": 2.8e12}           of one rank\n"
+    "   \"rank_link\": {\"bandwidth\": 300e9, \"latency\": 2e-6},   a rank's port in its node\n"
+    "   \"node_link\": {\"bandwidth\": 3.1e9, \"latency\": 5e-6},   a node's to the network\n"
+    "   \"flops\": 600e12, \"memory_bandwidth\": 2.8e12}          of one rank\n"
     "Bandwidths are of one direction. Further fields, with what they are without them:\n"
-    "  name, node_of_rank ([node of each rank], instead of the first two), slots (of each rank and\n"
-    "  layer: n or [n of each rank]), two_level (false; true: the network carries a vector once per\n"
-    "  node), exact_combine (false; true: experts' results come back one by one), migration_share\n"
-    "  (0.25 of a link), and what was measured instead of derived from flops, memory_bandwidth and\n"
-    "  the model: token_expert_seconds, active_expert_seconds, dense_step_seconds,\n"
-    "  dense_token_seconds (a layer), dispatch_bytes, combine_bytes (a vector), kv_bytes (a token),\n"
-    "  expert_bytes.\n";
+    "  name, node_of_rank ([node of each rank], instead of the first two), slots (of each\n"
+    "  rank and layer: n or [n of each rank]), two_level (false; true: the network carries a\n"
+    "  vector once per node), exact_combine (false; true: experts' results come back one by\n"
+    "  one), migration_share (0.25 of a link), and what was measured instead of derived from\n"
+    "  flops, memory_bandwidth and the model: token_expert_seconds, active_expert_seconds,\n"
+    "  dense_step_seconds, dense_token_seconds (a layer), dispatch_bytes, combine_bytes (a\n"
+    "  vector), kv_bytes (a token), expert_bytes.\n";
 
 static void print_help(FILE *out)
 {

@@ -23,8 +23,8 @@ static const struct option OPTIONS[] = {
     {"replicas", OPTION_INT, AT(replicas), "0", 0, PLACE_MAX_EXPERTS, NULL, "R", "Problem",
      "Spare slots of each rank in each layer; at least as many as the placements need."},
     {"staging", OPTION_FLAG, AT(staging), "false", 0, 0, NULL, NULL, "Problem",
-     "Each rank has one more slot while experts move, so that nothing is copied twice. Taken anyway, "
-     "with a word on standard error, where full ranks leave no other way."},
+     "Each rank has one more slot while experts move, so that nothing is copied twice. Taken "
+     "anyway, with a word on standard error, where full ranks leave no other way."},
     {"json", OPTION_FLAG, AT(json), "false", 0, 0, NULL, NULL, "Output",
      "One JSON object instead of text."},
     PLACE_ROW_HELP(struct config),

@@ -193,6 +193,15 @@ static int write_foreign(const struct config *c, const struct plan *plan, const 
     return rc;
 }
 
+/* DeepSeek-V3 and R1 have three dense layers before these, and their files count them. */
+static void warn_of_dense(const struct config *c, const struct plan *plan)
+{
+    if (plan->layers == 58 && plan->experts == 256 && !c->dense)
+        fputs("moetuner place export: 58 layers of 256 experts look like DeepSeek-V3's, which "
+              "follow 3 dense layers: --dense 3 counts them\n",
+              stderr);
+}
+
 static int export(const void *config, const struct place_args *args, int stop_fd,
                   struct mt_err *reterr)
 {
@@ -207,8 +216,10 @@ static int export(const void *config, const struct place_args *args, int stop_fd
         rc = place_need(c->output, "output", reterr);
     if (!rc)
         rc = plan_read(c->placement, &plan, reterr);
-    if (!rc)
+    if (!rc) {
+        warn_of_dense(c, &plan);
         rc = read_loads(&c->in, args, &plan, s, reterr);
+    }
     if (!rc)
         rc = write_foreign(c, &plan, s->sources ? s->source[0].load : NULL, reterr);
     plan_done(&plan);

@@ -27,8 +27,10 @@ static const struct option OPTIONS[] = {
      "The placement in force at the start."},
     {"schedule", OPTION_TEXT, AT(schedule), NULL, 0, 0, NULL, "D:N,...", "Replay",
      "Domains in turn: a trace's name, or all for each trace in turn, and how many tokens (20000) "
-     "or seconds (300s) of the day its documents arrive, in order and over again. Default: each "
-     "document of each trace once."},
+     "or seconds (300s) of the day its documents arrive, in order and over again. Tokens count "
+     "prefilled and decoded ones. A row is named by the domain that arrives: with segments shorter "
+     "than what --decode-batch sequences hold, it is the one before that is processed. Default: "
+     "each document of each trace once."},
     {"interval", OPTION_INT, AT(interval), "0", 0, 1e15, NULL, "N", "Replay",
      "Tokens of a row of the table. 0: a segment of the schedule, or a twentieth of all."},
 

@@ -264,7 +264,7 @@ static void print_copies(const struct place_problem *p, const struct plan *plan)
         slots += p->cluster.slots[g];
     if (slots > p->experts)
         printf("copies beyond the first: %zu, of %llu spare slots\n", plan->start[pairs] - pairs,
-               (unsigned long long)((slots - p->experts) * p->layers));
+               (unsigned long long)(slots - p->experts) * p->layers);
 }
 
 /* The plan in force, if there is one, else the first row: what the others are compared with. */
